@@ -1,0 +1,236 @@
+/**
+ * The only reader of the environment. Flags win over FND_ variables, those over FN_ variables;
+ * `NAME_FILE` names a file that holds the value. Returns a frozen `Config`, or every fault at once.
+ */
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+
+export interface Config {
+  readonly host: string
+  readonly port: number
+  readonly dataDir: string
+  /** `--no-auth`: the admin API needs no token. Allowed on loopback only. */
+  readonly isAuthOff: boolean
+  /** Base of derived annotations; `''` means scheme and Host of the request. */
+  readonly publicUrl: string
+  readonly log: { readonly level: string; readonly format: 'json' | 'pretty' | 'auto' }
+  readonly cors: { readonly origins: readonly string[]; readonly headers: readonly string[] }
+  readonly limits: Limits
+  readonly exec: ExecConfig
+}
+
+/** Zero means "no limit" where the text says so. */
+export interface Limits {
+  /** FN_MAX_REQUEST_SIZE; 0 = no limit. Bodies stream through, so none is needed for safety. */
+  readonly requestBytesMax: number
+  readonly requestHeaderBytesMax: number
+  /** Body of an admin request. */
+  readonly adminBodyBytesMax: number
+  readonly bundleBytesMax: number
+  /** FN_MAX_RESPONSE_SIZE; 0 = no limit. */
+  readonly responseBytesMax: number
+  readonly responseHeaderBytesMax: number
+  /** FN_MAX_LOG_SIZE_BYTES: output kept of one call. */
+  readonly callLogBytesMax: number
+  /** Output kept of all calls of this node. */
+  readonly logBytesMax: number
+  /** Calls that wait for a slot: of one function, and of the node. */
+  readonly waitingPerFnMax: number
+  readonly waitingMax: number
+  /** A call waits this long for a slot, then gets 503. */
+  readonly waitMs: number
+  readonly connectionIdleS: number
+  /** SIGTERM: running calls get this long. */
+  readonly drainMs: number
+}
+
+export interface ExecConfig {
+  /** FN_MAX_TOTAL_MEMORY_BYTES; 0 = the host's (or the cgroup's) memory less a headroom. */
+  readonly memoryBytesMax: number
+  /** FN_HOT_START_TIMEOUT_MSECS. */
+  readonly startTimeoutMs: number
+  /** Instances that start at the same time on this node; 0 = twice the number of cpus. */
+  readonly startsMax: number
+  /** Running, sandboxed workers that wait for a bundle. 0 turns them off. */
+  readonly spareWorkers: number
+  readonly tmpBytesMax: number
+  readonly pidsMax: number
+  readonly openFilesMax: number
+  /** Refuse to run functions with less than `namespaces` isolation. */
+  readonly isIsolationRequired: boolean
+}
+
+export interface ConfigFlags {
+  readonly listen?: string
+  readonly data?: string
+  readonly auth?: boolean
+  readonly logLevel?: string
+  readonly logFormat?: string
+}
+
+export type ConfigResult =
+  | { readonly ok: true; readonly config: Config }
+  | { readonly ok: false; readonly faults: readonly string[] }
+
+type Env = Readonly<Record<string, string | undefined>>
+
+const mib = 1024 * 1024
+
+/** Reads one variable, by any of its names; `NAME_FILE` reads the file and drops its last newline. */
+function lookup(env: Env, names: readonly string[], faults: string[]): string | undefined {
+  for (const name of names) {
+    const value = env[name]
+    if (value !== undefined && value !== '') return value
+    const file = env[`${name}_FILE`]
+    if (file === undefined || file === '') continue
+    try {
+      return readFileSync(file, 'utf8').replace(/\r?\n$/, '')
+    } catch (cause) {
+      faults.push(`${name}_FILE: cannot read ${file} (${(cause as Error).message})`)
+    }
+  }
+  return undefined
+}
+
+class Reader {
+  readonly faults: string[] = []
+  readonly #env: Env
+
+  constructor(env: Env) {
+    this.#env = env
+  }
+
+  text(names: readonly string[], fallback: string): string {
+    return lookup(this.#env, names, this.faults) ?? fallback
+  }
+
+  count(names: readonly string[], fallback: number, max = Number.MAX_SAFE_INTEGER): number {
+    const text = lookup(this.#env, names, this.faults)
+    if (text === undefined) return fallback
+    const value = Number(text)
+    if (Number.isSafeInteger(value) && value >= 0 && value <= max) return value
+    this.faults.push(`${names[0]}: "${text}" is not a whole number from 0 to ${max}`)
+    return fallback
+  }
+
+  /** Go durations as Fn takes them (`30s`, `500ms`, `2m`), or plain seconds. In ms. */
+  durationMs(names: readonly string[], fallbackMs: number): number {
+    const text = lookup(this.#env, names, this.faults)
+    if (text === undefined) return fallbackMs
+    const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/.exec(text)
+    if (match === null) {
+      this.faults.push(`${names[0]}: "${text}" is not a duration such as 500ms, 30s or 2m`)
+      return fallbackMs
+    }
+    const unitMs = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[match[2] ?? 's'] ?? 1000
+    return Number(match[1]) * unitMs
+  }
+
+  flag(names: readonly string[]): boolean {
+    const text = this.text(names, '')
+    return text !== '' && !/^(0|false|no|off)$/i.test(text)
+  }
+
+  list(names: readonly string[]): string[] {
+    return this.text(names, '')
+      .split(',')
+      .map(part => part.trim())
+      .filter(part => part !== '')
+  }
+}
+
+/** `host:port`, `:port`, `port` or `[v6]:port`. */
+export function parseListen(text: string): { host: string; port: number } | undefined {
+  const match = /^(?:\[([^\]]+)\]|([^:]*)):(\d{1,5})$|^(\d{1,5})$/.exec(text)
+  if (match === null) return undefined
+  const port = Number(match[3] ?? match[4])
+  if (port > 65_535) return undefined
+  const host = match[1] ?? match[2] ?? ''
+  return { host: host === '' ? '0.0.0.0' : host, port }
+}
+
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
+}
+
+export function readConfig(flags: ConfigFlags, env: Env): ConfigResult {
+  const read = new Reader(env)
+  const port = read.text(['FN_PORT'], '')
+  const fallbackListen = port === '' ? '0.0.0.0:8080' : `0.0.0.0:${port}`
+  const listenText = flags.listen ?? read.text(['FND_LISTEN'], fallbackListen)
+  const listen = parseListen(listenText)
+  if (listen === undefined) {
+    read.faults.push(`--listen: "${listenText}" is not host:port, for example 127.0.0.1:8080`)
+  }
+  const isAuthOff = flags.auth === false || read.flag(['FND_NO_AUTH'])
+  if (isAuthOff && listen !== undefined && !isLoopback(listen.host)) {
+    read.faults.push(
+      `--no-auth is allowed on loopback only; listen on 127.0.0.1:${listen.port}, or drop it`,
+    )
+  }
+  const format = flags.logFormat ?? read.text(['FND_LOG_FORMAT', 'FN_LOG_FORMAT'], 'auto')
+  const formats = { json: 'json', text: 'pretty', pretty: 'pretty', auto: 'auto' } as const
+  if (!(format in formats)) {
+    read.faults.push(`--log-format: "${format}" is not one of json, pretty, auto`)
+  }
+  const level = (
+    flags.logLevel ?? read.text(['FND_LOG_LEVEL', 'FN_LOG_LEVEL'], 'info')
+  ).toLowerCase()
+  const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
+  if (!levels.includes(level)) {
+    read.faults.push(`--log-level: "${level}" is not one of ${levels.join(', ')}`)
+  }
+  const config: Config = {
+    host: listen?.host ?? '0.0.0.0',
+    port: listen?.port ?? 8080,
+    dataDir: resolve(flags.data ?? read.text(['FND_DATA'], './fnd-data')),
+    isAuthOff,
+    publicUrl: read.text(['FND_PUBLIC_URL', 'FN_PUBLIC_LB_URL'], '').replace(/\/+$/, ''),
+    log: { level, format: formats[format as keyof typeof formats] ?? 'auto' },
+    cors: {
+      origins: read.list(['FND_CORS_ORIGINS', 'FN_API_CORS_ORIGINS']),
+      headers: read.list(['FND_CORS_HEADERS', 'FN_API_CORS_HEADERS']),
+    },
+    limits: readLimits(read),
+    exec: readExec(read),
+  }
+  if (read.faults.length > 0) return { ok: false, faults: read.faults }
+  return { ok: true, config: Object.freeze(config) }
+}
+
+function readLimits(read: Reader): Limits {
+  return {
+    requestBytesMax: read.count(['FND_MAX_REQUEST_SIZE', 'FN_MAX_REQUEST_SIZE'], 0),
+    requestHeaderBytesMax: read.count(
+      ['FND_MAX_REQUEST_HEADER_SIZE', 'FN_MAX_REQUEST_HEADER_SIZE'],
+      mib,
+    ),
+    adminBodyBytesMax: read.count(['FND_MAX_ADMIN_BODY_SIZE'], 4 * mib),
+    bundleBytesMax: read.count(['FND_MAX_BUNDLE_SIZE'], 256 * mib),
+    responseBytesMax: read.count(['FND_MAX_RESPONSE_SIZE', 'FN_MAX_RESPONSE_SIZE'], 0),
+    responseHeaderBytesMax: read.count(
+      ['FND_MAX_HDR_RESPONSE_SIZE', 'FN_MAX_HDR_RESPONSE_SIZE'],
+      mib,
+    ),
+    callLogBytesMax: read.count(['FND_MAX_LOG_SIZE_BYTES', 'FN_MAX_LOG_SIZE_BYTES'], mib),
+    logBytesMax: read.count(['FND_LOG_MEMORY_BYTES'], 16 * mib),
+    waitingPerFnMax: read.count(['FND_MAX_WAITING_PER_FN'], 5000),
+    waitingMax: read.count(['FND_MAX_WAITING'], 20_000),
+    waitMs: read.durationMs(['FND_WAIT_TIMEOUT'], 60_000),
+    connectionIdleS: read.durationMs(['FND_HTTP_IDLE_TIMEOUT', 'FN_HTTP_IDLE_TIMEOUT'], 0) / 1000,
+    drainMs: read.durationMs(['FND_DRAIN_TIMEOUT'], 30_000),
+  }
+}
+
+function readExec(read: Reader): ExecConfig {
+  return {
+    memoryBytesMax: read.count(['FND_MAX_TOTAL_MEMORY_BYTES', 'FN_MAX_TOTAL_MEMORY_BYTES'], 0),
+    startTimeoutMs: read.count(['FND_HOT_START_TIMEOUT_MSECS', 'FN_HOT_START_TIMEOUT_MSECS'], 5000),
+    startsMax: read.count(['FND_MAX_STARTS'], 0),
+    spareWorkers: read.count(['FND_SPARE_WORKERS'], 2, 64),
+    tmpBytesMax: read.count(['FND_MAX_TMP_BYTES'], 64 * mib),
+    pidsMax: read.count(['FND_MAX_PIDS', 'FN_MAX_PIDS'], 50),
+    openFilesMax: read.count(['FND_MAX_OPEN_FILES', 'FN_MAX_OPEN_FILES'], 350),
+    isIsolationRequired: read.flag(['FND_REQUIRE_ISOLATION']),
+  }
+}

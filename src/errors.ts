@@ -1,0 +1,206 @@
+/**
+ * The one table of operational errors: code → HTTP status and message. Messages that Fn's clients
+ * know are Fn's own words; the others are ours. A bug is not here: it fails an `assert` and ends
+ * the process.
+ */
+
+interface ErrorRow {
+  readonly status: number
+  readonly message: string
+  /** Seconds for `Retry-After`; its presence says that the same request may succeed later. */
+  readonly retryAfterS?: number
+}
+
+const table = {
+  // Requests in general.
+  'invalid-json': { status: 400, message: 'Invalid JSON' },
+  'invalid-field': { status: 400, message: 'Invalid field' },
+  'invalid-cursor': { status: 400, message: 'Invalid cursor' },
+  unauthorized: { status: 401, message: 'A valid bearer token is required' },
+  'path-not-found': { status: 404, message: 'Path not found' },
+  'method-not-allowed': { status: 405, message: 'Method not allowed' },
+  'request-too-large': { status: 413, message: 'Content-Length too large for this server' },
+  'headers-too-large': { status: 431, message: 'Request header too large for this server' },
+  'feature-removed': { status: 410, message: '' },
+  internal: { status: 500, message: 'internal server error' },
+  'shutting-down': { status: 503, message: 'Server is shutting down', retryAfterS: 5 },
+  'not-ready': { status: 503, message: 'Server is starting', retryAfterS: 1 },
+  'disk-full': { status: 507, message: 'The data directory is out of space', retryAfterS: 60 },
+  'write-overload': { status: 503, message: 'Too many pending changes', retryAfterS: 1 },
+
+  // Apps.
+  'app-id-given': { status: 400, message: 'App ID cannot be supplied on create' },
+  'app-name-missing': { status: 400, message: 'Missing Name' },
+  'app-name-long': { status: 400, message: 'App name must be 255 characters or less' },
+  'app-name-invalid': { status: 400, message: 'Invalid app name' },
+  'app-shape-invalid': { status: 400, message: 'Invalid app shape' },
+  'app-syslog-invalid': { status: 400, message: 'invalid syslog url' },
+  'app-exists': { status: 409, message: 'App already exists' },
+  'app-not-found': { status: 404, message: 'App not found' },
+  'app-id-mismatch': { status: 400, message: 'App ID in path does not match ID in body' },
+  'app-name-immutable': { status: 409, message: 'Could not update - name is immutable' },
+
+  // Functions.
+  'fn-id-given': { status: 400, message: 'ID cannot be provided for Fn creation' },
+  'fn-app-id-missing': { status: 400, message: 'Missing AppID on Fn' },
+  'fn-name-missing': { status: 400, message: 'Missing Fn name' },
+  'fn-name-long': { status: 400, message: 'Fn name must be 255 characters or less' },
+  'fn-name-invalid': { status: 400, message: 'name must be a valid string' },
+  'fn-image-missing': { status: 400, message: 'Missing image on Fn' },
+  'fn-timeout-range': {
+    status: 400,
+    message: 'timeout value is out of range, must be between 0 and 300',
+  },
+  'fn-idle-timeout-range': {
+    status: 400,
+    message: 'idle_timeout value is out of range, must be between 0 and 3600',
+  },
+  'fn-memory-range': {
+    status: 400,
+    message: 'memory value is out of range. It should be between 0 and 8192',
+  },
+  'fn-exists': { status: 409, message: 'Fn with specified name already exists' },
+  'fn-not-found': { status: 404, message: 'Fn not found' },
+  'fn-id-mismatch': { status: 400, message: 'Fn ID in path does not match that in body' },
+
+  // Triggers.
+  'trigger-id-given': { status: 400, message: 'ID cannot be provided for Trigger creation' },
+  'trigger-created-at-given': {
+    status: 400,
+    message: 'Trigger Created At Provided for Create',
+  },
+  'trigger-updated-at-given': { status: 400, message: 'Trigger ID Provided for Create' },
+  'trigger-app-id-missing': { status: 400, message: 'Missing App ID on Trigger' },
+  'trigger-name-missing': { status: 400, message: 'Missing name on Trigger' },
+  'trigger-name-long': { status: 400, message: 'Trigger name must be 255 characters or less' },
+  'trigger-name-invalid': { status: 400, message: 'Invalid name for Trigger' },
+  'trigger-fn-id-missing': { status: 400, message: 'Missing Fn ID on Trigger' },
+  'trigger-type-unsupported': { status: 400, message: 'Trigger Type Not Supported' },
+  'trigger-source-missing': { status: 400, message: 'Missing Trigger Source' },
+  'trigger-source-prefix': { status: 400, message: "Missing Trigger Source Prefix '/'" },
+  'trigger-fn-not-owned': {
+    status: 400,
+    message: 'Invalid Fn ID - not owned by specified app',
+  },
+  'trigger-source-exists': {
+    status: 409,
+    message: 'Trigger with the same type and source exists on this app',
+  },
+  'trigger-exists': { status: 409, message: 'Trigger already exists' },
+  'trigger-not-found': { status: 404, message: 'Trigger not found' },
+  'trigger-id-mismatch': { status: 400, message: 'ID in path does not match ID in body' },
+
+  // Annotations.
+  'annotation-key-invalid': {
+    status: 400,
+    message:
+      'Invalid annotation key, annotation keys must be non-empty ascii strings excluding whitespace',
+  },
+  'annotation-key-long': {
+    status: 400,
+    message: 'Invalid annotation key length, annotation keys may not be larger than 128 bytes',
+  },
+  'annotation-value-invalid': {
+    status: 400,
+    message:
+      'Invalid annotation value, annotation values may only be non-empty strings, numbers, objects, or arrays',
+  },
+  'annotation-value-long': {
+    status: 400,
+    message:
+      'Invalid annotation value length, annotation values may not be larger than 512 bytes when serialized as JSON',
+  },
+  'annotation-too-many': {
+    status: 400,
+    message:
+      'Invalid annotation change, new key(s) exceed maximum permitted number of annotations keys (100)',
+  },
+
+  // Bundles.
+  'bundle-hash-invalid': { status: 400, message: 'A bundle is named sha256-<64 hex digits>' },
+  'bundle-hash-mismatch': { status: 400, message: 'The content does not have the given hash' },
+  'bundle-invalid': { status: 400, message: 'Invalid bundle' },
+  'bundle-too-large': { status: 413, message: 'Bundle too large for this server' },
+  'bundle-not-found': { status: 404, message: 'Bundle not found' },
+  'call-not-found': { status: 404, message: 'Call not found' },
+
+  // Calls.
+  'call-key-required': { status: 401, message: 'This app asks for an invocation key' },
+  'node-too-small': { status: 400, message: 'Requested CPU/Memory cannot be allocated' },
+  busy: { status: 503, message: 'Timed out - server too busy', retryAfterS: 15 },
+  'call-timeout': { status: 504, message: 'Timed out' },
+  'function-died': { status: 502, message: 'error receiving function response' },
+  'function-out-of-memory': {
+    status: 502,
+    message:
+      'error receiving function response: out of memory, you may want to raise the memory of the function',
+  },
+  'function-failed': { status: 502, message: 'function failed' },
+  'function-response-invalid': { status: 502, message: 'invalid function response' },
+  'function-body-too-large': { status: 502, message: 'function response body too large' },
+  'function-headers-too-large': { status: 502, message: 'function response header too large' },
+  'init-failed': {
+    status: 502,
+    message:
+      'Container failed to initialize, please ensure you are using the latest fdk and check the logs',
+  },
+  'init-timeout': {
+    status: 504,
+    message:
+      'Container initialization timed out, please ensure you are using the latest fdk / format and check the logs',
+  },
+  'request-body-too-large': { status: 413, message: 'Request content too large' },
+  'detached-unsupported': {
+    status: 501,
+    message: 'Detach call functions are not supported on this server',
+  },
+  'image-driver-missing': {
+    status: 502,
+    message: 'Failed to pull image: no driver on this node runs images of this kind',
+  },
+  /** The caller went away; nobody reads this answer (Fn's pseudo status). */
+  'client-gone': { status: 444, message: 'Client disconnected before the answer' },
+} as const satisfies Record<string, ErrorRow>
+
+export type ErrorCode = keyof typeof table
+
+export interface FndErrorOptions {
+  /** Appended to the table's message after `: `, to name the culprit. */
+  readonly detail?: string
+  /** Replaces the table's message where Fn's text itself carries a value. */
+  readonly message?: string
+  /** The request field at fault, by its name on the wire. */
+  readonly field?: string
+  readonly cause?: unknown
+}
+
+/** An operational error; `code` is a row of the table, `message` is fit for the caller. */
+export class FndError extends Error {
+  override readonly name = 'FndError'
+  readonly code: ErrorCode
+  readonly status: number
+  readonly retryAfterS: number | undefined
+  readonly field: string | undefined
+
+  constructor(code: ErrorCode, options: FndErrorOptions = {}) {
+    const row: ErrorRow = table[code]
+    const text = options.message ?? row.message
+    super(options.detail === undefined ? text : `${text}: ${options.detail}`, {
+      cause: options.cause,
+    })
+    this.code = code
+    this.status = row.status
+    this.retryAfterS = row.retryAfterS
+    this.field = options.field
+  }
+}
+
+/** What a broken assertion throws. It means a bug in fnd: nothing may catch it and go on. */
+export class AssertionError extends Error {
+  override readonly name = 'AssertionError'
+}
+
+/** `truth` says what holds; when it does not, the process must end. */
+export function assert(condition: unknown, truth: string): asserts condition {
+  if (!condition) throw new AssertionError(`broken invariant: ${truth}`)
+}

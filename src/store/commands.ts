@@ -1,0 +1,72 @@
+import type { ErrorCode } from '../errors.ts'
+import type { Annotations, App, Config, Fn, Trigger } from './objects.ts'
+
+/**
+ * Every durable change. The leader validates, then stamps ids and times into the command, so that
+ * applying it is a pure function of the rows and the command on every node.
+ *
+ * In a patch an absent field leaves the old value. In `config` and `annotations` a key replaces or
+ * adds, and `''` (for annotations: the text `""` or `null`) deletes that key. `updatedMs` moves to
+ * `atMs` only when something changed.
+ */
+export type Command =
+  | { readonly type: 'app.create'; readonly app: App }
+  | {
+      readonly type: 'app.update'
+      readonly id: string
+      readonly atMs: number
+      readonly patch: AppPatch
+    }
+  | { readonly type: 'app.delete'; readonly id: string }
+  | { readonly type: 'fn.create'; readonly fn: Fn }
+  | {
+      readonly type: 'fn.update'
+      readonly id: string
+      readonly atMs: number
+      readonly patch: FnPatch
+    }
+  | { readonly type: 'fn.delete'; readonly id: string }
+  | { readonly type: 'trigger.create'; readonly trigger: Trigger }
+  | {
+      readonly type: 'trigger.update'
+      readonly id: string
+      readonly atMs: number
+      readonly patch: TriggerPatch
+    }
+  | { readonly type: 'trigger.delete'; readonly id: string }
+
+export interface AppPatch {
+  /** Given only to be compared: a different name is the conflict `app-name-immutable`. */
+  readonly name?: string
+  readonly config?: Config
+  readonly annotations?: Annotations
+  /** `''` clears. */
+  readonly syslogUrl?: string
+}
+
+export interface FnPatch {
+  readonly image?: string
+  readonly memoryMb?: number
+  readonly timeoutS?: number
+  readonly idleTimeoutS?: number
+  readonly config?: Config
+  readonly annotations?: Annotations
+}
+
+export interface TriggerPatch {
+  readonly name?: string
+  readonly fnId?: string
+  readonly source?: string
+  readonly annotations?: Annotations
+}
+
+/** What applying a command came to: the object as it is now, or the conflict, as a value. */
+export type Outcome =
+  | { readonly ok: true; readonly object: App | Fn | Trigger | null }
+  | { readonly ok: false; readonly code: ErrorCode }
+
+/** A row that a command changed; `null` says that it is gone. Feeds the route table. */
+export type Change =
+  | { readonly kind: 'app'; readonly id: string; readonly row: App | null }
+  | { readonly kind: 'fn'; readonly id: string; readonly row: Fn | null }
+  | { readonly kind: 'trigger'; readonly id: string; readonly row: Trigger | null }

@@ -1,0 +1,54 @@
+/**
+ * Fn's objects as fnd holds them. Names follow our code (camelCase, units last); `api/v2/json.ts`
+ * knows the names on the wire.
+ */
+
+/**
+ * Annotation key → its value as compact JSON text. Text, because a number beyond 2^53 must come
+ * back as it was sent.
+ */
+export type Annotations = Readonly<Record<string, string>>
+
+export type Config = Readonly<Record<string, string>>
+
+export interface App {
+  readonly id: string
+  readonly name: string
+  readonly config: Config
+  readonly annotations: Annotations
+  /** `''` when unset. */
+  readonly syslogUrl: string
+  /** `''` when unset, else one of Fn's GENERIC_* words. */
+  readonly shape: string
+  readonly createdMs: number
+  readonly updatedMs: number
+}
+
+export interface Fn {
+  readonly id: string
+  readonly name: string
+  readonly appId: string
+  /** A Docker reference, or `bundle:sha256-<hex>` for code deployed without an image. */
+  readonly image: string
+  readonly memoryMb: number
+  readonly timeoutS: number
+  readonly idleTimeoutS: number
+  readonly config: Config
+  readonly annotations: Annotations
+  readonly shape: string
+  readonly createdMs: number
+  readonly updatedMs: number
+}
+
+export interface Trigger {
+  readonly id: string
+  readonly name: string
+  readonly appId: string
+  readonly fnId: string
+  readonly type: 'http'
+  /** Starts with `/`. */
+  readonly source: string
+  readonly annotations: Annotations
+  readonly createdMs: number
+  readonly updatedMs: number
+}
