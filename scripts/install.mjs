@@ -27,9 +27,16 @@ function isInstalled() {
 }
 
 if (!isInstalled()) {
-  const { status } = spawnSync('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund'], {
-    cwd: root,
-    stdio: ['ignore', 2, 2],
-  })
+  const { status } = spawnSync(
+    'npm',
+    ['install', '--no-save', '--ignore-scripts', '--no-audit', '--no-fund'],
+    {
+      cwd: root,
+      stdio: ['ignore', 2, 2],
+    },
+  )
   process.exitCode = status ?? 1
+  // The one install script that is wanted: it moves Bun to where `npx bun` looks.
+  if (status === 0)
+    spawnSync('node', ['node_modules/bun/install.js'], { cwd: root, stdio: 'ignore' })
 }
