@@ -123,6 +123,11 @@ const table = {
   'bundle-too-large': { status: 413, message: 'Bundle too large for this server' },
   'bundle-not-found': { status: 404, message: 'Bundle not found' },
   'call-not-found': { status: 404, message: 'Call not found' },
+  'too-many-followers': {
+    status: 503,
+    message: 'Too many clients follow logs',
+    retryAfterS: 10,
+  },
 
   // Calls.
   'call-key-required': { status: 401, message: 'This app asks for an invocation key' },
