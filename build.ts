@@ -109,7 +109,7 @@ function addonModule(target: Target): string {
   ].join('\n')
 }
 
-/** Native parts of packages: LMDB's is embedded, those that only make things faster are left out. */
+/** Native parts of packages: LMDB's is embedded, those that only give speed are left out. */
 function nativePlugin(target: Target): BunPlugin {
   return {
     name: 'native',
