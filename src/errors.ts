@@ -17,6 +17,10 @@ const table = {
   'invalid-field': { status: 400, message: 'Invalid field' },
   'invalid-cursor': { status: 400, message: 'Invalid cursor' },
   unauthorized: { status: 401, message: 'A valid bearer token is required' },
+  'origin-forbidden': {
+    status: 403,
+    message: 'Without a token, pages of other origins may not use the admin API',
+  },
   'path-not-found': { status: 404, message: 'Path not found' },
   'method-not-allowed': { status: 405, message: 'Method not allowed' },
   'request-too-large': { status: 413, message: 'Content-Length too large for this server' },
@@ -26,6 +30,10 @@ const table = {
   'shutting-down': { status: 503, message: 'Server is shutting down', retryAfterS: 5 },
   'not-ready': { status: 503, message: 'Server is starting', retryAfterS: 1 },
   'disk-full': { status: 507, message: 'The data directory is out of space', retryAfterS: 60 },
+  'store-failed': {
+    status: 500,
+    message: 'The data directory failed while writing; this change may or may not be kept',
+  },
   'write-overload': { status: 503, message: 'Too many pending changes', retryAfterS: 1 },
 
   // Apps.
@@ -198,6 +206,14 @@ export class FndError extends Error {
     this.retryAfterS = row.retryAfterS
     this.field = options.field
   }
+}
+
+/**
+ * This data directory cannot be served. The message is for the operator and says what to do; fnd
+ * prints it and exits.
+ */
+export class StartError extends Error {
+  override readonly name = 'StartError'
 }
 
 /** What a broken assertion throws. It means a bug in fnd: nothing may catch it and go on. */
