@@ -9,6 +9,7 @@ import { dirname, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import type { BunPlugin } from 'bun'
 import manifest from './package.json' with { type: 'json' }
+import type { EmbeddedLibrary } from './src/store/lmdb-addon.ts'
 
 const root = import.meta.dir
 
@@ -78,16 +79,20 @@ function runtimeOf(target: Target): string | undefined {
  * The C++ runtime that the addon needs and that a machine with nothing but libc lacks. On musl,
  * Bun itself is linked to it, so that the machine has it or cannot run the program at all.
  */
-function cxxLibraries(target: Target): { soname: string; path: string }[] {
+function cxxLibraries(target: Target): EmbeddedLibrary[] {
   if (target.libc === 'musl') return []
   const triple = target.cpu === 'arm64' ? 'aarch64-linux-gnu' : 'x86_64-linux-gnu'
   const isHost = target.name === hostTarget().name
   const folders = isHost
     ? [`/usr/lib/${triple}`, `/lib/${triple}`, '/usr/lib64', '/usr/lib']
     : [`/usr/lib/${triple}`, `/usr/${triple}/lib`]
-  return ['libgcc_s.so.1', 'libstdc++.so.6'].flatMap(soname => {
+  const wanted = [
+    { soname: 'libgcc_s.so.1', symbol: '_Unwind_Resume' },
+    { soname: 'libstdc++.so.6', symbol: '__cxa_end_catch' },
+  ]
+  return wanted.flatMap(({ soname, symbol }) => {
     const folder = folders.find(candidate => existsSync(join(candidate, soname)))
-    if (folder !== undefined) return [{ soname, path: realpathSync(join(folder, soname)) }]
+    if (folder !== undefined) return [{ soname, symbol, path: realpathSync(join(folder, soname)) }]
     console.error(`warning: ${soname} not found; machines without it will not run this build`)
     return []
   })
@@ -103,7 +108,10 @@ function addonModule(target: Target): string {
     `import addon from ${asset(join(folder, `node.napi.${target.libc}.node`))}`,
     ...libraries.map(({ path }, index) => `import library${index} from ${asset(path)}`),
     'const libraries = [',
-    ...libraries.map(({ soname }, i) => `  { soname: '${soname}', path: library${i} },`),
+    ...libraries.map(
+      ({ soname, symbol }, i) =>
+        `  { soname: '${soname}', symbol: '${symbol}', path: library${i} },`,
+    ),
     ']',
     'export default () => loadEmbeddedAddon(addon, libraries)',
   ].join('\n')
@@ -190,8 +198,8 @@ export async function build(options: BuildOptions): Promise<void> {
       bytecode: runtime === undefined,
       sourcemap: 'none',
       define: {
-        FND_BUILD_VERSION: JSON.stringify(manifest.version),
-        FND_BUILD_COMMIT: JSON.stringify(commitOf()),
+        FND_VERSION: JSON.stringify(manifest.version),
+        FND_COMMIT: JSON.stringify(commitOf()),
         'process.env.NODE_ENV': JSON.stringify('production'),
       },
       plugins: [nativePlugin(target), workerPlugin],

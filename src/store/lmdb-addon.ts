@@ -9,9 +9,14 @@
 import { dlopen } from 'bun:ffi'
 import { closeSync, readFileSync, writeFileSync } from 'node:fs'
 
+/** Held for the life of the process: the addon's code calls into them. */
+const openLibraries: unknown[] = []
+
 export interface EmbeddedLibrary {
   /** The name by which the addon asks the dynamic linker for it. */
   readonly soname: string
+  /** Any function in it: bun:ffi opens no library without being asked for one. */
+  readonly symbol: string
   readonly path: string
 }
 
@@ -41,17 +46,26 @@ function cLibrary(): CLibrary {
   throw new Error(`no C library to create a file in memory with: ${failures.join('; ')}`)
 }
 
-/** Calls `use` with a path under which the dynamic linker can open the embedded file. */
-function withMemoryFile<T>(c: CLibrary, embeddedPath: string, use: (path: string) => T): T {
-  const name = new TextEncoder().encode('fnd\0')
-  let fd = c.memfdCreate(name, memfdCloexec | memfdExec)
-  if (fd < 0) fd = c.memfdCreate(name, memfdCloexec)
-  if (fd < 0) throw new Error('memfd_create failed: the kernel refuses files in memory')
-  try {
+/**
+ * Embedded files as paths that the dynamic linker can open. Each keeps its descriptor until all are
+ * loaded: the linker knows a loaded library by its path, so no number may be used twice.
+ */
+class MemoryFiles implements Disposable {
+  readonly #c = cLibrary()
+  readonly #fds: number[] = []
+
+  path(embeddedPath: string): string {
+    const name = new TextEncoder().encode('fnd\0')
+    let fd = this.#c.memfdCreate(name, memfdCloexec | memfdExec)
+    if (fd < 0) fd = this.#c.memfdCreate(name, memfdCloexec)
+    if (fd < 0) throw new Error('memfd_create failed: the kernel refuses files in memory')
+    this.#fds.push(fd)
     writeFileSync(fd, readFileSync(embeddedPath))
-    return use(`/proc/self/fd/${fd}`)
-  } finally {
-    closeSync(fd)
+    return `/proc/self/fd/${fd}`
+  }
+
+  [Symbol.dispose](): void {
+    for (const fd of this.#fds) closeSync(fd)
   }
 }
 
@@ -68,15 +82,17 @@ export function loadEmbeddedAddon(
   addonPath: string,
   libraries: readonly EmbeddedLibrary[],
 ): Record<string, unknown> {
-  const c = cLibrary()
+  using files = new MemoryFiles()
   const target: { exports: Record<string, unknown> } = { exports: {} }
-  const load = () => withMemoryFile(c, addonPath, path => process.dlopen(target, path))
+  const memoryPath = files.path(addonPath)
   try {
-    load()
+    process.dlopen(target, memoryPath)
   } catch (fault) {
     if (!isMissingLibrary(fault, libraries)) throw fault
-    for (const { path } of libraries) withMemoryFile(c, path, memoryPath => dlopen(memoryPath, {}))
-    load()
+    for (const { path, symbol } of libraries) {
+      openLibraries.push(dlopen(files.path(path), { [symbol]: { args: [], returns: 'void' } }))
+    }
+    process.dlopen(target, memoryPath)
   }
   return target.exports
 }
