@@ -1,0 +1,114 @@
+/**
+ * fnd's own settings of apps and functions. They live in `fnd.io/*` annotations, so that Fn's
+ * tools carry them along without knowing them. This file alone knows their names, ranges and
+ * defaults; values are compact JSON text, as in `Annotations`.
+ */
+import { createHash, timingSafeEqual } from 'node:crypto'
+import type { Annotations } from './objects.ts'
+
+export const settingPrefix = 'fnd.io/'
+export const invokeKeySetting = 'fnd.io/invoke-key'
+/** What reads show in place of an invoke key; written back, it leaves the key as it is. */
+export const hiddenValue = '***'
+
+const invokeKeyLengthMin = 16
+
+export interface FnSettings {
+  /** Calls that one instance takes at a time. */
+  readonly concurrency: number
+  readonly instancesMin: number
+  readonly instancesMax: number
+  /** `none` cuts instances off from every network. */
+  readonly network: 'host' | 'none'
+}
+
+type Check = (value: unknown) => string | undefined
+
+const integerFrom =
+  (min: number, max: number): Check =>
+  value =>
+    typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max
+      ? undefined
+      : `must be a whole number from ${min} to ${max}`
+
+const oneOf =
+  (...words: readonly string[]): Check =>
+  value =>
+    typeof value === 'string' && words.includes(value)
+      ? undefined
+      : `must be one of ${words.map(word => `"${word}"`).join(', ')}`
+
+const invokeKey: Check = value =>
+  typeof value === 'string' && value.length >= invokeKeyLengthMin
+    ? undefined
+    : `must be a string of at least ${invokeKeyLengthMin} characters`
+
+const checks: Readonly<Record<'app' | 'fn' | 'trigger', ReadonlyMap<string, Check>>> = {
+  app: new Map([[invokeKeySetting, invokeKey]]),
+  fn: new Map([
+    ['fnd.io/concurrency', integerFrom(1, 1000)],
+    ['fnd.io/min-instances', integerFrom(0, 1000)],
+    ['fnd.io/max-instances', integerFrom(1, 1000)],
+    ['fnd.io/network', oneOf('host', 'none')],
+  ]),
+  trigger: new Map(),
+}
+
+/** What is wrong with one annotation that someone writes, or undefined. */
+export function settingFault(
+  kind: 'app' | 'fn' | 'trigger',
+  key: string,
+  text: string,
+): string | undefined {
+  if (!key.startsWith(settingPrefix)) return undefined
+  const check = checks[kind].get(key)
+  if (check === undefined) {
+    const known = [...checks[kind].keys()].join(', ')
+    return `is not a setting of this kind of object (known: ${known === '' ? 'none' : known})`
+  }
+  return check(JSON.parse(text))
+}
+
+/** What is wrong with the settings of a function taken together, or undefined. */
+export function settingsFault(annotations: Annotations): string | undefined {
+  const { instancesMin, instancesMax } = fnSettings(annotations)
+  return instancesMin > instancesMax
+    ? `fnd.io/min-instances (${instancesMin}) is above fnd.io/max-instances (${instancesMax})`
+    : undefined
+}
+
+function integer(annotations: Annotations, key: string, fallback: number): number {
+  const text = annotations[key]
+  return text === undefined ? fallback : Number(text)
+}
+
+export function fnSettings(annotations: Annotations): FnSettings {
+  return {
+    concurrency: integer(annotations, 'fnd.io/concurrency', 1),
+    instancesMin: integer(annotations, 'fnd.io/min-instances', 0),
+    instancesMax: integer(annotations, 'fnd.io/max-instances', 1000),
+    network: annotations['fnd.io/network'] === '"none"' ? 'none' : 'host',
+  }
+}
+
+function digest(key: string): Buffer {
+  return createHash('sha256').update(key).digest()
+}
+
+/** The stored form of an invoke key: its SHA-256, so that a copy of the state opens nothing. */
+export function storedInvokeKey(key: string): string {
+  return JSON.stringify(`sha256:${digest(key).toString('hex')}`)
+}
+
+export function asksForInvokeKey(appAnnotations: Annotations): boolean {
+  return Object.hasOwn(appAnnotations, invokeKeySetting)
+}
+
+/** Whether `presented` opens the app. True for every caller of an app that asks for no key. */
+export function isInvokeKeyRight(appAnnotations: Annotations, presented: string | null): boolean {
+  const stored = appAnnotations[invokeKeySetting]
+  if (stored === undefined) return true
+  if (presented === null) return false
+  const expected = Buffer.from(stored.slice('"sha256:'.length, -1), 'hex')
+  return expected.length === 32 && timingSafeEqual(expected, digest(presented))
+}
