@@ -1,0 +1,254 @@
+/**
+ * The log on LMDB. One append is one LMDB transaction: entries, hard state and the removal of old
+ * entries together.
+ *
+ * LMDB is opened without `overlappingSync`, so that a write's promise resolves after the fdatasync
+ * of its pages and the synchronous write of the meta page; test/store/log.test.ts watches the
+ * system calls. LMDB gives atomicity; the checksum of each record finds a disk that lies.
+ *
+ * Record: u8 version, 3 bytes zero, u32 CRC-32C over all that follows, f64 index, f64 term, bytes.
+ * Numbers are little endian. The hard state is a record of index 0 whose bytes are JSON.
+ */
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, statfsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { type Database, open, type RootDatabase } from 'lmdb'
+import { assert, FndError, StartError } from '../errors.ts'
+import { crc32c } from '../raft/crc32c.ts'
+import type { Append, EntryLog, HardState } from '../raft/log.ts'
+import type { CommittedEntry } from '../raft/types.ts'
+
+const recordVersion = 1
+const headerBytes = 24
+/** Where the checksum begins to count. */
+const sumFrom = 8
+
+/**
+ * Address space reserved for the map, not memory and not disk. The log itself is bounded far below
+ * (see `SingleMember`); lmdb maps more by itself when the queue needs it.
+ */
+const mapBytes = 4 * 1024 ** 3
+
+/** Entries removed by one append at most, so that truncation never delays an append noticeably. */
+const dropMax = 2000
+
+export interface LmdbLogOptions {
+  /** The directory that holds `log.mdb`. Made when missing. */
+  readonly dir: string
+  /** Who this member is, asked only when the log is new. */
+  readonly identity: () => { readonly clusterId: string; readonly nodeId: string }
+  /**
+   * Appends are refused while the filesystem has less room than this, so that there is always
+   * enough for SQLite to apply what the log accepted.
+   */
+  readonly freeBytesMin: number
+}
+
+export class LmdbLog implements EntryLog {
+  readonly #dir: string
+  readonly #freeBytesMin: number
+  readonly #root: RootDatabase<Uint8Array, string>
+  readonly #entries: Database<Uint8Array, number>
+  readonly #meta: Database<Uint8Array, string>
+  #hardState: HardState
+  #firstIndex: number
+  #lastIndex: number
+  #closed: 'no' | 'closed' | 'failed' = 'no'
+
+  /** Opens the log, or makes one. */
+  static async open(options: LmdbLogOptions): Promise<LmdbLog> {
+    mkdirSync(options.dir, { recursive: true, mode: 0o700 })
+    const path = join(options.dir, 'log.mdb')
+    const isNew = !existsSync(path)
+    const root = openEnvironment(path)
+    const log = new LmdbLog(options, root)
+    if (log.#meta.get('hard') !== undefined) return log
+    if (log.#lastIndex > 0) {
+      throw new StartError(`${path} holds entries but no hard state: it is damaged. ${cure}`)
+    }
+    const identity = options.identity()
+    const hardState = { term: 1, vote: identity.nodeId, commitIndex: 0, ...identity }
+    await log.append({ entries: [], hardState, dropThrough: 0 })
+    if (isNew) for (const dir of [options.dir, dirname(options.dir)]) fsyncDir(dir)
+    return log
+  }
+
+  private constructor(options: LmdbLogOptions, root: RootDatabase<Uint8Array, string>) {
+    this.#dir = options.dir
+    this.#freeBytesMin = options.freeBytesMin
+    this.#root = root
+    this.#entries = root.openDB('entries', { encoding: 'binary' })
+    this.#meta = root.openDB('meta', { encoding: 'binary' })
+    const [first] = this.#entries.getKeys({ limit: 1 })
+    const [last] = this.#entries.getKeys({ limit: 1, reverse: true })
+    this.#lastIndex = last ?? 0
+    this.#firstIndex = first ?? this.#lastIndex + 1
+    const hard = this.#meta.get('hard')
+    this.#hardState =
+      hard === undefined
+        ? { term: 0, vote: '', commitIndex: 0, clusterId: '', nodeId: '' }
+        : JSON.parse(new TextDecoder().decode(decodeRecord(hard, 0, 'the hard state').bytes))
+  }
+
+  get hardState(): HardState {
+    return this.#hardState
+  }
+
+  get firstIndex(): number {
+    return this.#firstIndex
+  }
+
+  get lastIndex(): number {
+    return this.#lastIndex
+  }
+
+  read(fromIndex: number, bytesMax: number): CommittedEntry[] {
+    assert(fromIndex >= this.#firstIndex, 'entries before the first were truncated')
+    const entries: CommittedEntry[] = []
+    let bytes = 0
+    let index = fromIndex
+    for (const { key, value } of this.#entries.getRange({ start: fromIndex })) {
+      const name = `entry ${index}`
+      if (key !== index) throw new StartError(`The log lacks ${name}: it is damaged. ${cure}`)
+      const entry = decodeRecord(value, index, name)
+      entries.push(entry)
+      bytes += entry.bytes.length
+      index += 1
+      if (bytes >= bytesMax) break
+    }
+    return entries
+  }
+
+  async append(append: Append): Promise<void> {
+    if (this.#closed === 'failed') throw new FndError('store-failed')
+    assert(this.#closed === 'no', 'a closed log is not written')
+    this.#mustHaveRoom()
+    const { entries, hardState } = append
+    let next = this.#lastIndex
+    for (const entry of entries) {
+      assert(entry.index === next + 1, 'entries are appended without gaps')
+      next = entry.index
+    }
+    // The last entry stays, so that the log always knows where it ends.
+    const dropEnd = Math.min(append.dropThrough, next - 1, this.#firstIndex + dropMax - 1)
+    try {
+      await this.#root.batch(() => {
+        for (const entry of entries) this.#entries.put(entry.index, encodeRecord(entry))
+        for (let index = this.#firstIndex; index <= dropEnd; index++) this.#entries.remove(index)
+        const bytes = new TextEncoder().encode(JSON.stringify(hardState))
+        this.#meta.put('hard', encodeRecord({ index: 0, term: hardState.term, bytes }))
+      })
+    } catch (cause) {
+      throw await this.#failure(cause)
+    }
+    this.#lastIndex = next
+    this.#firstIndex = Math.max(this.#firstIndex, Math.min(dropEnd + 1, next))
+    this.#hardState = hardState
+  }
+
+  async close(): Promise<void> {
+    // After a failure lmdb may hold its own locks for ever; the process is about to end anyway.
+    if (this.#closed === 'no') await this.#root.close()
+    this.#closed = 'closed'
+  }
+
+  #mustHaveRoom(): void {
+    const { bavail, bsize } = statfsSync(this.#dir)
+    if (bavail * bsize < this.#freeBytesMin) throw new FndError('disk-full')
+  }
+
+  /**
+   * A full disk shows when the pages are written, before the meta page that would make them count:
+   * the transaction is void and the next may succeed. Anything else may be a failed fsync.
+   */
+  async #failure(cause: unknown): Promise<FndError> {
+    const error = await commitError(cause)
+    if (fullCodes.has((error as { code?: unknown }).code)) {
+      return new FndError('disk-full', { cause: error })
+    }
+    this.#closed = 'failed'
+    return new FndError('store-failed', { cause: error })
+  }
+}
+
+const cure =
+  'Restore the data directory from a backup, or remove it and let this node join as a new one.'
+
+/** ENOSPC, EDQUOT, EFBIG and MDB_MAP_FULL, as lmdb gives them in `code`. */
+const fullCodes: ReadonlySet<unknown> = new Set([28, 122, 27, -30792])
+
+/** lmdb rejects with a general error that carries a promise of the real one. */
+async function commitError(cause: unknown): Promise<unknown> {
+  const inner = (cause as { commitError?: Promise<never> }).commitError
+  if (inner === undefined) return cause
+  try {
+    return await inner
+  } catch (error) {
+    return error
+  }
+}
+
+function openEnvironment(path: string): RootDatabase<Uint8Array, string> {
+  try {
+    return open<Uint8Array, string>({
+      path,
+      encoding: 'binary',
+      mapSize: mapBytes,
+      noSubdir: true,
+      overlappingSync: false,
+      // Records are written whole; nothing that was in memory before can leak into the file.
+      noMemInit: false,
+    })
+  } catch (cause) {
+    throw new StartError(
+      `${path} cannot be opened as an LMDB environment (${(cause as Error).message}). ${cure}`,
+      { cause },
+    )
+  }
+}
+
+function encodeRecord(entry: CommittedEntry): Uint8Array {
+  const record = new Uint8Array(new ArrayBuffer(headerBytes + entry.bytes.length))
+  const view = new DataView(record.buffer)
+  view.setUint8(0, recordVersion)
+  view.setFloat64(8, entry.index, true)
+  view.setFloat64(16, entry.term, true)
+  record.set(entry.bytes, headerBytes)
+  view.setUint32(4, crc32c(record.subarray(sumFrom)), true)
+  return record
+}
+
+function decodeRecord(record: Uint8Array, index: number, name: string): CommittedEntry {
+  const view = new DataView(record.buffer, record.byteOffset, record.byteLength)
+  if (record.length < headerBytes || view.getUint32(4, true) !== crc32c(record.subarray(sumFrom))) {
+    throw new StartError(
+      `The log's record of ${name} does not have its checksum: the disk gave back something ` +
+        `else than was written. ${cure}`,
+    )
+  }
+  if (view.getUint8(0) !== recordVersion) {
+    throw new StartError(
+      `The log's record of ${name} has version ${view.getUint8(0)}, this fnd knows ` +
+        `${recordVersion}. Start the version of fnd that wrote it, or a later one.`,
+    )
+  }
+  const entry = {
+    index: view.getFloat64(8, true),
+    term: view.getFloat64(16, true),
+    // A copy: the buffers that lmdb hands out are its own.
+    bytes: record.slice(headerBytes),
+  }
+  if (entry.index !== index) {
+    throw new StartError(`The log's record of ${name} is that of entry ${entry.index}. ${cure}`)
+  }
+  return entry
+}
+
+/** A new file survives a power loss only once the directory that names it is on the disk. */
+function fsyncDir(dir: string): void {
+  const fd = openSync(dir, 'r')
+  try {
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
+  }
+}
