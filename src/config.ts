@@ -3,12 +3,15 @@
  * `NAME_FILE` names a file that holds the value. Returns a frozen `Config`, or every fault at once.
  */
 import { readFileSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { homedir } from 'node:os'
+import { join, resolve } from 'node:path'
 
 export interface Config {
   readonly host: string
   readonly port: number
   readonly dataDir: string
+  /** Where servers of this user leave a record for the command line (`servers.ts`). */
+  readonly stateDir: string
   /** `--no-auth`: the admin API needs no token. Allowed on loopback only. */
   readonly isAuthOff: boolean
   /** Base of derived annotations; `''` means scheme and Host of the request. */
@@ -184,6 +187,7 @@ export function readConfig(flags: ConfigFlags, env: Env): ConfigResult {
     host: listen?.host ?? '0.0.0.0',
     port: listen?.port ?? 8080,
     dataDir: resolve(flags.data ?? read.text(['FND_DATA'], './fnd-data')),
+    stateDir: stateDirFrom(env),
     isAuthOff,
     publicUrl: read.text(['FND_PUBLIC_URL', 'FN_PUBLIC_LB_URL'], '').replace(/\/+$/, ''),
     log: { level, format: formats[format as keyof typeof formats] ?? 'auto' },
@@ -196,6 +200,56 @@ export function readConfig(flags: ConfigFlags, env: Env): ConfigResult {
   }
   if (read.faults.length > 0) return { ok: false, faults: read.faults }
   return { ok: true, config: Object.freeze(config) }
+}
+
+/** The XDG base directory specification's place for state that outlives a restart. */
+function stateDirFrom(env: Env): string {
+  const base = env.XDG_STATE_HOME
+  const isGiven = base?.startsWith('/') === true
+  return join(isGiven ? base : join(env.HOME ?? homedir(), '.local', 'state'), 'fnd')
+}
+
+export interface ClientConfig {
+  /** Without a slash at its end. */
+  readonly url: string
+  readonly token: string | undefined
+  /** Directories whose `admin.token` may be that of the server, best first. */
+  readonly dataDirs: readonly string[]
+  readonly stateDir: string
+}
+
+export interface ClientFlags {
+  readonly url?: string
+  readonly token?: string
+}
+
+export type ClientConfigResult =
+  | { readonly ok: true; readonly config: ClientConfig }
+  | { readonly ok: false; readonly faults: readonly string[] }
+
+/** The settings of commands that talk to a server. */
+export function readClientConfig(flags: ClientFlags, env: Env): ClientConfigResult {
+  const read = new Reader(env)
+  const text = flags.url ?? read.text(['FND_URL', 'FN_API_URL'], 'http://127.0.0.1:8080')
+  const full = /^[a-z]+:\/\//i.test(text) ? text : `http://${text}`
+  const url = URL.canParse(full) ? new URL(full) : undefined
+  if (url === undefined || !/^https?:$/.test(url.protocol)) {
+    read.faults.push(`--url: "${text}" is not a URL such as http://127.0.0.1:8080`)
+  }
+  const token = flags.token ?? read.text(['FND_TOKEN', 'FN_TOKEN'], '')
+  const dataDir = read.text(['FND_DATA'], '')
+  if (read.faults.length > 0 || url === undefined) return { ok: false, faults: read.faults }
+  // Fn's client takes a base that ends in its API version; both work here.
+  const path = url.pathname.replace(/\/+$/, '').replace(/\/v[12]$/, '')
+  return {
+    ok: true,
+    config: {
+      url: `${url.origin}${path}`,
+      token: token === '' ? undefined : token,
+      dataDirs: [...(dataDir === '' ? [] : [resolve(dataDir)]), resolve('./fnd-data')],
+      stateDir: stateDirFrom(env),
+    },
+  }
 }
 
 function readLimits(read: Reader): Limits {

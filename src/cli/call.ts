@@ -1,0 +1,129 @@
+import { createReadStream, statSync } from 'node:fs'
+import { Readable } from 'node:stream'
+import { type Command, InvalidArgumentError } from 'commander'
+import { messageOf } from './client.ts'
+import { CliError, type ExitReason } from './failure.ts'
+import { endpointOf, invokeEndpoint, mustFn } from './objects.ts'
+import { examples } from './options.ts'
+import { type Host, runs, type Session } from './session.ts'
+
+interface CallOptions {
+  readonly data?: string
+  readonly header?: Headers
+  readonly contentType?: string
+}
+
+export function addCall(program: Command, host: Host): void {
+  const command = program
+    .command('call')
+    .alias('invoke')
+    .description('call a function and print its answer')
+    .argument('<app/fn>', 'app and function')
+    .option('-d, --data <text>', 'what to send: text, @file, or - for standard input')
+    .option('-H, --header <header>', 'a header, "Name: value"; repeatable', headerLine)
+    .option('--content-type <type>', 'of the data; default text/plain')
+    .action(runs(host, call))
+  examples(command, [
+    ['fnd call default/hello -d \'{"name":"Ada"}\'', 'send text'],
+    ['fnd call default/resize -d @photo.jpg > small.jpg', 'send a file'],
+    ['cat big.csv | fnd call default/load', 'send standard input, as it comes'],
+    ['fnd call default/hello --json', 'status, headers, call id and body'],
+  ])
+}
+
+/** Parser of a repeatable `Name: value`. */
+export function headerLine(text: string, before = new Headers()): Headers {
+  const colon = text.indexOf(':')
+  try {
+    if (colon < 1) throw new TypeError('no colon')
+    const headers = new Headers(before)
+    headers.append(text.slice(0, colon), text.slice(colon + 1).trim())
+    return headers
+  } catch (cause) {
+    if (!(cause instanceof TypeError)) throw cause
+    throw new InvalidArgumentError('write "Name: value".')
+  }
+}
+
+async function call(session: Session, path: string, options: CallOptions): Promise<void> {
+  const body = bodyFrom(session, options.data)
+  const { fn } = await mustFn(session.client, path)
+  const headers = new Headers(options.header)
+  if (options.contentType !== undefined) headers.set('content-type', options.contentType)
+  // Fn's own client sends the same type where none is given.
+  if (!headers.has('content-type')) headers.set('content-type', 'text/plain')
+  const target = endpointOf(fn, invokeEndpoint) ?? `/invoke/${fn.id}`
+  const response = await session.client.send(target, {
+    method: 'POST',
+    headers,
+    isPublic: true,
+    ...(body === undefined ? {} : { body }),
+  })
+  const callId = response.headers.get('fn-call-id')
+  if (session.isJson) {
+    await session.print(await answerJson(response, callId), () => '')
+  } else if (response.ok) {
+    for await (const chunk of response.body ?? []) await session.terminal.write(chunk)
+  }
+  if (!response.ok) {
+    const text = session.isJson ? '' : await response.text()
+    throw callFailure(response, path, callId, text)
+  }
+}
+
+function callFailure(
+  response: Response,
+  path: string,
+  callId: string | null,
+  text: string,
+): CliError {
+  const reasons: Record<number, ExitReason> = { 401: 'unauthorized', 404: 'not-found' }
+  const message = messageOf(text) || response.statusText
+  const id = callId === null ? '' : ` (call ${callId})`
+  const retryAfter = response.headers.get('retry-after')
+  const hint =
+    response.status === 401
+      ? 'the app asks for a key; give it with -H'
+      : retryAfter !== null
+        ? `try again in ${retryAfter} s`
+        : `see what it printed: fnd logs ${callId ?? path}`
+  return new CliError(reasons[response.status] ?? 'failed', `${response.status} ${message}${id}`, {
+    hint,
+  })
+}
+
+async function answerJson(response: Response, callId: string | null): Promise<unknown> {
+  const bytes = await response.bytes()
+  const common = {
+    status: response.status,
+    headers: Object.fromEntries(response.headers),
+    call_id: callId,
+  }
+  try {
+    return { ...common, body: new TextDecoder('utf-8', { fatal: true }).decode(bytes) }
+  } catch (cause) {
+    if (!(cause instanceof TypeError)) throw cause
+    return { ...common, body_base64: Buffer.from(bytes).toString('base64') }
+  }
+}
+
+/** Streams where the source is a file or a pipe, so that size does not matter. */
+export function bodyFrom(session: Session, data: string | undefined): Bun.BodyInit | undefined {
+  if (data === undefined && session.terminal.isInTty) return undefined
+  if (data === undefined ? hasPipedInput() : data === '-') {
+    return Readable.toWeb(process.stdin) as unknown as ReadableStream
+  }
+  if (data === undefined) return undefined
+  if (!data.startsWith('@')) return data
+  const file = data.slice(1)
+  if (!statSync(file, { throwIfNoEntry: false })?.isFile()) {
+    throw new CliError('usage', `-d: there is no file ${file}`)
+  }
+  return Readable.toWeb(createReadStream(file)) as unknown as ReadableStream
+}
+
+/** Under cron or a service manager standard input is /dev/null, a device: nothing to send. */
+function hasPipedInput(): boolean {
+  const stat = statSync('/dev/stdin', { throwIfNoEntry: false })
+  return stat !== undefined && (stat.isFIFO() || stat.isFile() || stat.isSocket())
+}

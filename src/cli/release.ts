@@ -1,0 +1,140 @@
+/** The server's side of a deploy: bundle, app, function and trigger, made or changed as needed. */
+import { createReadStream } from 'node:fs'
+import { Readable } from 'node:stream'
+import type { BundleContent } from './bundle.ts'
+import type { FndClient } from './client.ts'
+import { CliError } from './failure.ts'
+import {
+  endpointOf,
+  findApp,
+  findFn,
+  httpEndpoint,
+  invokeEndpoint,
+  listTriggers,
+  type WireApp,
+  type WireFn,
+  type WireTrigger,
+} from './objects.ts'
+import { type FnOptions, fnFieldsFrom } from './options.ts'
+import { type PackedBundle, packBundle } from './pack.ts'
+import type { Session } from './session.ts'
+
+export interface ReleaseOptions extends FnOptions {
+  readonly app: string
+  readonly name: string
+  readonly path?: string
+  readonly trigger: boolean
+}
+
+/** What `fnd deploy --json` prints. */
+export interface Deployed {
+  readonly app: string
+  readonly fn: string
+  readonly app_id: string
+  readonly fn_id: string
+  /** The trigger's; null where the function has none. */
+  readonly url: string | null
+  readonly invoke_url: string
+}
+
+export async function release(
+  session: Session,
+  content: BundleContent,
+  options: ReleaseOptions,
+): Promise<Deployed> {
+  const { client } = session
+  await using packed = await packBundle(content)
+  await upload(session, packed)
+  const app =
+    (await findApp(client, options.app)) ??
+    ((await client.json('POST', '/v2/apps', { name: options.app })) as WireApp)
+  const { fn, invokeUrl } = await putFn(client, app, options, `bundle:${packed.id}`)
+  const trigger = options.trigger ? await putTrigger(client, app, fn, options) : undefined
+  const source = trigger?.source
+  return {
+    app: app.name,
+    fn: fn.name,
+    app_id: app.id,
+    fn_id: fn.id,
+    url:
+      trigger === undefined
+        ? null
+        : (endpointOf(trigger, httpEndpoint) ?? `${client.url}/t/${app.name}${source}`),
+    invoke_url: invokeUrl,
+  }
+}
+
+async function upload(session: Session, packed: PackedBundle): Promise<void> {
+  const path = `/fnd/v1/bundles/${packed.id}`
+  const { client, terminal } = session
+  const head = await client.send(path, { method: 'HEAD' })
+  if (head.ok) return
+  if (head.status !== 404) {
+    // An answer to HEAD carries no message of its own.
+    if (head.status === 401 || head.status === 403) throw await client.failure(head)
+    throw new CliError('failed', `the server answered ${head.status} when asked for the bundle`)
+  }
+  const totalMb = packed.bytes / 1e6
+  let sentBytes = 0
+  async function* chunks(): AsyncGenerator<Uint8Array> {
+    for await (const chunk of createReadStream(packed.path, { highWaterMark: 256 * 1024 })) {
+      sentBytes += (chunk as Uint8Array).byteLength
+      const percent = Math.floor((100 * sentBytes) / packed.bytes)
+      terminal.progress(`uploading ${totalMb.toFixed(1)} MB: ${percent} %`)
+      yield chunk as Uint8Array
+    }
+  }
+  const response = await client.send(path, {
+    method: 'PUT',
+    headers: { 'content-type': 'application/x-tar' },
+    body: Readable.toWeb(Readable.from(chunks())) as unknown as ReadableStream,
+  })
+  terminal.clearProgress()
+  if (!response.ok) throw await client.failure(response)
+}
+
+async function putFn(
+  client: FndClient,
+  app: WireApp,
+  options: ReleaseOptions,
+  image: string,
+): Promise<{ fn: WireFn; invokeUrl: string }> {
+  const fields = { image, ...fnFieldsFrom(options) }
+  const old = await findFn(client, app.id, options.name)
+  const fn =
+    old === undefined
+      ? await client.json('POST', '/v2/fns', { app_id: app.id, name: options.name, ...fields })
+      : await client.json('PUT', `/v2/fns/${old.id}`, fields)
+  // Derived annotations come with create, get and list, as in Fn, and not with the answer to PUT.
+  const shown = old ?? (fn as WireFn)
+  const invokeUrl = endpointOf(shown, invokeEndpoint) ?? `${client.url}/invoke/${shown.id}`
+  return { fn: fn as WireFn, invokeUrl }
+}
+
+async function putTrigger(
+  client: FndClient,
+  app: WireApp,
+  fn: WireFn,
+  options: ReleaseOptions,
+): Promise<WireTrigger> {
+  const existing = await listTriggers(client, app.id, fn.id)
+  const source = options.path === undefined ? undefined : `/${options.path.replace(/^\/+/, '')}`
+  const same = existing.find(one => source === undefined || one.source === source)
+  if (same !== undefined) return same
+  const named = existing.find(one => one.name === options.name)
+  try {
+    if (named === undefined) {
+      const fields = { app_id: app.id, fn_id: fn.id, type: 'http', name: options.name }
+      const body = { ...fields, source: source ?? `/${options.name}` }
+      return (await client.json('POST', '/v2/triggers', body)) as WireTrigger
+    }
+    await client.json('PUT', `/v2/triggers/${named.id}`, { source })
+    return (await client.json('GET', `/v2/triggers/${named.id}`)) as WireTrigger
+  } catch (error) {
+    if (!(error instanceof CliError) || !error.message.includes('same type and source')) throw error
+    throw new CliError('failed', `another function of app ${app.name} answers at this path`, {
+      hint: 'choose another with --path, or none with --no-trigger',
+      cause: error,
+    })
+  }
+}

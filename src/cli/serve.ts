@@ -1,0 +1,64 @@
+import type { Command } from 'commander'
+import { type ConfigFlags, readConfig } from '../config.ts'
+import { CliError } from './failure.ts'
+import { nearNames } from './near.ts'
+import { examples } from './options.ts'
+import { type Host, runs } from './session.ts'
+
+export function addServe(program: Command, host: Host): void {
+  const command = program
+    .command('serve', { isDefault: true })
+    .description('start a server (what a bare `fnd` does)')
+    .argument('[words...]')
+    .usage('[options]')
+    .option('--listen <host:port>', 'where to listen (FND_LISTEN; default 0.0.0.0:8080)')
+    .option('--data <dir>', 'where everything is kept (FND_DATA; default ./fnd-data)')
+    .option('--no-auth', 'no admin token; allowed on loopback only')
+    .option('--log-level <level>', 'trace, debug, info, warn, error or fatal (FND_LOG_LEVEL)')
+    .option('--log-format <format>', 'json, pretty or auto (FND_LOG_FORMAT)')
+    .action(
+      runs(host, async (session, words: string[], flags: ConfigFlags) => {
+        const word = words[0]
+        if (word !== undefined) throw unknownCommand(program, word)
+        await serve(session.host, flags)
+      }),
+    )
+  command.configureHelp({ visibleArguments: () => [], showGlobalOptions: false })
+  examples(command, [
+    ['fnd', 'listen on 0.0.0.0:8080, data in ./fnd-data'],
+    ['fnd serve --listen 127.0.0.1:9000 --data /var/lib/fnd', 'listen and keep data elsewhere'],
+    ['fnd --no-auth --listen 127.0.0.1:8080', 'no token, for this machine only'],
+  ])
+}
+
+/** As the default command, `serve` also gets what is no command at all. */
+function unknownCommand(program: Command, word: string): CliError {
+  const names = program.commands.map(one => one.name())
+  const near = nearNames(word, names)
+  return new CliError('usage', `unknown command ${word}`, {
+    hint: near.length > 0 ? `did you mean ${near.join(' or ')}?` : 'see: fnd --help',
+  })
+}
+
+async function serve(host: Host, flags: ConfigFlags): Promise<void> {
+  const read = readConfig(flags, host.env)
+  if (!read.ok) throw new CliError('usage', read.faults.join('\n'))
+  // Loaded here only: the server's parts would slow every other command down.
+  const [{ makeLogger }, { startNode }] = await Promise.all([
+    import('../log.ts'),
+    import('../node.ts'),
+  ])
+  const logger = makeLogger(read.config.log)
+  const node = await startNode(read.config, logger)
+  let isStopping = false
+  const stop = (signal: NodeJS.Signals) => {
+    if (isStopping) process.exit(signal === 'SIGINT' ? 130 : 143)
+    isStopping = true
+    logger.info({ signal }, 'stopping; a second signal stops at once')
+    // A failure to stop also shows in `closed`, which is awaited below.
+    void node.stop()
+  }
+  process.on('SIGTERM', stop)
+  process.on('SIGINT', stop)
+  await node.closed
+}
