@@ -1,0 +1,121 @@
+/** Gauges and counters of the node's parts, read from their owners at scrape time. */
+import type { Registry } from 'prom-client'
+import { register, type Sample } from './series.ts'
+import type {
+  FnInstances,
+  InstanceCounts,
+  LogStats,
+  MetricSources,
+  PoolStats,
+  RaftStats,
+} from './sources.ts'
+
+type Kind = 'counter' | 'gauge'
+type Row<T> = readonly [name: string, type: Kind, help: string, read: (from: T) => number]
+
+const poolRows: readonly Row<PoolStats>[] = [
+  ['fn_util_mem_used', 'gauge', 'Bytes reserved by instances', pool => pool.memoryUsedBytes],
+  [
+    'fn_util_mem_avail',
+    'gauge',
+    'Bytes left for instances',
+    pool => Math.max(0, pool.memoryBytesMax - pool.memoryUsedBytes),
+  ],
+  ['fnd_queue_waiting', 'gauge', 'Calls that wait for a slot', pool => pool.waiting],
+  ['fnd_pool_memory_bytes', 'gauge', 'Bytes that instances may use', pool => pool.memoryBytesMax],
+  ['fnd_pool_spare_workers', 'gauge', 'Workers that wait for a bundle', pool => pool.spareWorkers],
+  ['fnd_pool_starts_total', 'counter', 'Instances started', pool => pool.startsTotal],
+  [
+    'fnd_pool_start_failures_total',
+    'counter',
+    'Instances that failed to start',
+    pool => pool.startFailuresTotal,
+  ],
+]
+
+const raftRows: readonly Row<RaftStats>[] = [
+  ['fnd_raft_term', 'gauge', 'Current term', raft => raft.term],
+  ['fnd_raft_commit_index', 'gauge', 'Index of the last committed entry', raft => raft.commitIndex],
+  ['fnd_raft_applied_index', 'gauge', 'Index of the last applied entry', raft => raft.appliedIndex],
+  ['fnd_raft_log_entries', 'gauge', 'Entries held in the log', raft => raft.logEntries],
+  ['fnd_raft_is_leader', 'gauge', '1 on the leader', raft => (raft.isLeader ? 1 : 0)],
+]
+
+const logRows: readonly Row<LogStats>[] = [
+  ['fnd_log_held_bytes', 'gauge', 'Memory that output of calls holds', logs => logs.heldBytes],
+  ['fnd_log_lines_total', 'counter', 'Lines that functions wrote', logs => logs.linesTotal],
+  [
+    'fnd_log_discarded_bytes_total',
+    'counter',
+    'Output past the limit of its call',
+    logs => logs.discardedBytesTotal,
+  ],
+  ['fnd_log_followers', 'gauge', 'Clients that follow logs', logs => logs.followers],
+]
+
+const instanceStates = ['wait', 'start', 'idle', 'busy'] as const
+
+export function registerNodeMetrics(registry: Registry, sources: MetricSources): void {
+  const { pool, raft, logs, dataFreeBytes } = sources
+  if (pool !== undefined) registerPool(registry, pool)
+  if (raft !== undefined) registerRows(registry, raftRows, raft)
+  if (logs !== undefined) registerRows(registry, logRows, logs)
+  if (dataFreeBytes !== undefined) {
+    register(registry, {
+      name: 'fnd_data_free_bytes',
+      type: 'gauge',
+      help: 'Free space where the data directory lies',
+      samples: () => [{ value: dataFreeBytes() }],
+    })
+  }
+}
+
+function registerRows<T>(registry: Registry, rows: readonly Row<T>[], source: () => T): void {
+  for (const [name, type, help, read] of rows) {
+    register(registry, { name, type, help, samples: () => [{ value: read(source()) }] })
+  }
+}
+
+function registerPool(registry: Registry, source: () => PoolStats): void {
+  registerRows(registry, poolRows, source)
+  register(registry, {
+    name: 'fnd_pool_instances',
+    type: 'gauge',
+    help: 'Instances by state',
+    samples: () =>
+      instanceStates.map(state => ({ value: source().instances[state], labels: { state } })),
+  })
+  register(registry, {
+    name: 'fn_container_evictions',
+    type: 'counter',
+    help: 'Instances that made room for others',
+    samples: () => [{ value: source().evictionsTotal, labels: { container_state: 'idle' } }],
+  })
+  for (const state of instanceStates) {
+    registerContainers(registry, state, source, counts => counts[state])
+  }
+  // Idle instances are never frozen; Fn's dashboards ask for the series all the same.
+  registerContainers(registry, 'paused', source, () => 0)
+}
+
+function registerContainers(
+  registry: Registry,
+  state: string,
+  source: () => PoolStats,
+  read: (counts: InstanceCounts) => number,
+): void {
+  register(registry, {
+    name: `fn_container_${state}_total`,
+    type: 'gauge',
+    help: `Instances in state ${state}`,
+    *samples(): Generator<Sample> {
+      for (const fn of source().fns) {
+        yield { value: read(fn), labels: containerLabels(fn) }
+      }
+    },
+  })
+}
+
+function containerLabels(fn: FnInstances): Readonly<Record<string, string>> {
+  return { app_id: fn.appId, fn_id: fn.fnId, image_name: fn.image }
+}

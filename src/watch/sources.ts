@@ -1,0 +1,55 @@
+/** What the metrics read from the rest of fnd, each part behind the smallest face that serves. */
+
+/** Instances by what they do now. `wait`: not started yet for want of memory or of a turn. */
+export interface InstanceCounts {
+  readonly wait: number
+  readonly start: number
+  readonly idle: number
+  readonly busy: number
+}
+
+export interface PoolStats {
+  readonly memoryUsedBytes: number
+  readonly memoryBytesMax: number
+  /** Calls that wait for a slot, on the node. */
+  readonly waiting: number
+  readonly spareWorkers: number
+  readonly startsTotal: number
+  readonly startFailuresTotal: number
+  /** Idle instances that made room for others. */
+  readonly evictionsTotal: number
+  readonly instances: InstanceCounts
+  /** The same by function; only functions that have instances. */
+  readonly fns: Iterable<FnInstances>
+}
+
+export interface FnInstances extends InstanceCounts {
+  readonly appId: string
+  readonly fnId: string
+  readonly image: string
+}
+
+export interface RaftStats {
+  readonly term: number
+  readonly commitIndex: number
+  readonly appliedIndex: number
+  readonly logEntries: number
+  readonly isLeader: boolean
+}
+
+/** Of `CallOutput`. */
+export interface LogStats {
+  readonly heldBytes: number
+  readonly linesTotal: number
+  readonly discardedBytesTotal: number
+  readonly followers: number
+}
+
+/** Each is asked once per scrape. What is absent has no series. */
+export interface MetricSources {
+  readonly pool?: () => PoolStats
+  readonly raft?: () => RaftStats
+  readonly logs?: () => LogStats
+  /** Free bytes where the data directory lies. */
+  readonly dataFreeBytes?: () => number
+}
