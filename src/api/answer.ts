@@ -1,0 +1,132 @@
+/** From a request to what a function is given, and from its reply to what the caller gets. */
+import { FndError } from '../errors.ts'
+import type { ActiveCall, CallRequest, CallResult } from '../exec/active-call.ts'
+import { connectionOptions, isHopByHop } from '../http/headers.ts'
+
+/** The part of `exec` that the invoke routes see. */
+export interface Invoker<Route> {
+  call(route: Route, request: CallRequest): Promise<CallResult>
+}
+
+export interface BodyLimits {
+  /** 0 = no limit. */
+  readonly requestBytesMax: number
+}
+
+/**
+ * Bodies up to this size are read before the call takes a slot, so that a slow sender holds none;
+ * longer ones stream.
+ */
+const shortBodyBytesMax = 64 * 1024
+
+/** A request body under a limit; `isTooLarge` turns true when a stream runs over it. */
+export interface IncomingBody {
+  readonly body: CallRequest['body']
+  readonly length: number | undefined
+  readonly isTooLarge: () => boolean
+}
+
+const noBody: IncomingBody = { body: null, length: undefined, isTooLarge: () => false }
+
+/** Rejects with `FndError` when the declared length is over the limit, or the sender left. */
+export async function incomingBody(request: Request, limits: BodyLimits): Promise<IncomingBody> {
+  const declared = request.headers.get('content-length')
+  const bytesMax = limits.requestBytesMax
+  if (declared === null) {
+    if (!request.headers.has('transfer-encoding') || request.body === null) return noBody
+    return bytesMax === 0 ? { ...noBody, body: request.body } : bounded(request.body, bytesMax)
+  }
+  const length = Number(declared)
+  if (bytesMax > 0 && length > bytesMax) {
+    throw new FndError('request-too-large', {
+      message: `Content-Length too large for this server, ${length} > max ${bytesMax}`,
+    })
+  }
+  if (length === 0) return noBody
+  if (length > shortBodyBytesMax) return { ...noBody, body: request.body, length }
+  try {
+    return { ...noBody, body: await request.bytes() }
+  } catch (cause) {
+    throw new FndError('client-gone', { cause })
+  }
+}
+
+function bounded(body: ReadableStream<Uint8Array>, bytesMax: number): IncomingBody {
+  let bytes = 0
+  const counted = body.pipeThrough(
+    new TransformStream<Uint8Array, Uint8Array>({
+      transform(chunk, controller) {
+        bytes += chunk.length
+        if (bytes > bytesMax) controller.error(new FndError('request-body-too-large'))
+        else controller.enqueue(chunk)
+      },
+    }),
+  )
+  return { body: counted, length: undefined, isTooLarge: () => bytes > bytesMax }
+}
+
+/** Headers that fnd sets itself for the function, or that frame the message. */
+const notForwarded: ReadonlySet<string> = new Set([
+  'host',
+  'content-length',
+  'expect',
+  'fn-call-id',
+  'fn-deadline',
+])
+
+/** The header lines a function gets; `prefix` is put before each name but Content-Type's. */
+export function headerLines(headers: Headers, prefix: '' | 'fn-http-h-'): string {
+  const dropped = connectionOptions(headers.get('connection'))
+  let lines = ''
+  headers.forEach((value, name) => {
+    if (isHopByHop(name) && !(name === 'te' && value === 'trailers')) return
+    if (dropped.includes(name)) return
+    if (name === 'content-type') lines += `content-type: ${value}\r\n`
+    else if (prefix !== '') lines += `${prefix}${name}: ${value}\r\n`
+    else if (!notForwarded.has(name)) lines += `${name}: ${value}\r\n`
+  })
+  return lines
+}
+
+export type HeaderPairs = [string, string][]
+
+/** What every answer to a call carries: its id, and where its time went (milliseconds). */
+export function callHeaders(call: ActiveCall): HeaderPairs {
+  return [
+    ['Fn-Call-Id', call.id],
+    ['Server-Timing', serverTiming(call)],
+  ]
+}
+
+function serverTiming(call: ActiveCall): string {
+  const queue = hundredths(call.queueMs)
+  const start = hundredths(call.startMs)
+  return `queue;dur=${queue}, start;dur=${start}, run;dur=${hundredths(call.runMs)}`
+}
+
+function hundredths(ms: number): number {
+  return Math.round(ms * 100) / 100
+}
+
+/** A body that is allowed to be there: replies to HEAD, 204 and 304 have none. */
+export function permittedBody(
+  body: Uint8Array | ReadableStream<Uint8Array>,
+  status: number,
+  method: string,
+): Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | null {
+  if (method !== 'HEAD' && status !== 204 && status !== 304 && status !== 205) {
+    return body as Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>
+  }
+  if (body instanceof ReadableStream) void body.cancel()
+  return null
+}
+
+/** The failure of a call, as an HTTP answer in Fn's form. */
+export function failure(error: FndError, headers: HeaderPairs = []): Response {
+  // Fn answers nobody when the caller is gone; 499 is nginx's word for it in logs.
+  const status = error.code === 'client-gone' ? 499 : error.status
+  const pairs: HeaderPairs = [...headers, ['Content-Type', 'application/json; charset=utf-8']]
+  if (error.retryAfterS !== undefined) pairs.push(['Retry-After', String(error.retryAfterS)])
+  const body = JSON.stringify({ message: error.message, code: error.code })
+  return new Response(`${body}\n`, { status, headers: pairs })
+}

@@ -1,0 +1,112 @@
+/** ANY /t/:app/*source: http triggers, fn-api §1.9. */
+import { Elysia, t } from 'elysia'
+import { FndError } from '../errors.ts'
+import type { CallResult } from '../exec/active-call.ts'
+import type { FnRoute } from '../store/state.ts'
+import {
+  callHeaders,
+  failure,
+  headerLines,
+  type HeaderPairs,
+  incomingBody,
+  permittedBody,
+} from './answer.ts'
+import type { InvokeParts } from './invoke.ts'
+import { checkInvokeKey } from './invoke-key.ts'
+
+const detail = {
+  tags: ['Invocation'],
+  summary: 'Call a function through its HTTP trigger',
+  description: 'Method, URL and headers reach the function as Fn-Http-*; it sets the status.',
+}
+
+export function gatewayApi(parts: InvokeParts) {
+  return new Elysia({ name: 'gateway' })
+    .all('/t/:app', ({ request, params }) => trigger(parts, request, params.app), {
+      parse: 'none',
+      params: t.Object({ app: t.String() }),
+      detail,
+    })
+    .all('/t/:app/*', ({ request, params }) => trigger(parts, request, params.app), {
+      parse: 'none',
+      params: t.Object({ app: t.String(), '*': t.String() }),
+      detail,
+    })
+}
+
+async function trigger(parts: InvokeParts, request: Request, appParam: string): Promise<Response> {
+  try {
+    const route = routeOf(parts, request.url, appParam)
+    checkInvokeKey(route.app, request.headers)
+    const incoming = await incomingBody(request, parts.limits)
+    const result = await parts.invoker.call(route, {
+      headers:
+        `fn-intent: httprequest\r\nfn-http-method: ${request.method}\r\n` +
+        `fn-http-request-url: ${request.url}\r\n${headerLines(request.headers, 'fn-http-h-')}`,
+      body: incoming.body,
+      length: incoming.length,
+      signal: request.signal,
+    })
+    if (result.ok) return answer(result, request.method)
+    const error = incoming.isTooLarge() ? new FndError('request-body-too-large') : result.error
+    return failure(error, callHeaders(result.call))
+  } catch (error) {
+    if (error instanceof FndError) return failure(error)
+    throw error
+  }
+}
+
+/** The match is exact and on the decoded path, without the query. */
+function routeOf(parts: InvokeParts, url: string, appParam: string): FnRoute {
+  const app = parts.routes.appByName(decoded(appParam))
+  if (app === undefined) throw new FndError('app-not-found')
+  const route = parts.routes.fnBySource(app, decoded(sourceOf(url)))
+  if (route === undefined) throw new FndError('trigger-not-found')
+  return route
+}
+
+/** The path behind `/t/<app>`, at least `/`. */
+function sourceOf(url: string): string {
+  const pathStart = url.indexOf('/', url.indexOf('://') + 3)
+  const sourceStart = url.indexOf('/', pathStart + 3)
+  let end = url.indexOf('?', pathStart)
+  if (end === -1) end = url.length
+  if (sourceStart === -1 || sourceStart >= end) return '/'
+  return url.slice(sourceStart, end)
+}
+
+function decoded(text: string): string {
+  if (!text.includes('%')) return text
+  try {
+    return decodeURIComponent(text)
+  } catch (cause) {
+    throw new FndError('trigger-not-found', { cause })
+  }
+}
+
+/** Only what the function meant for the caller passes: its type, and its Fn-Http-H- headers. */
+function answer(result: CallResult & { ok: true }, method: string): Response {
+  const { reply, call } = result
+  const headers: HeaderPairs = callHeaders(call)
+  let status = 200
+  for (let i = 0; i < reply.headers.length; i += 2) {
+    const name = reply.headers[i] ?? ''
+    const value = reply.headers[i + 1] ?? ''
+    const lower = name.toLowerCase()
+    if (lower === 'content-type') headers.push([name, value])
+    else if (lower === 'fn-http-status') status = Number(value)
+    else if (lower.length > 10 && lower.startsWith('fn-http-h-')) {
+      const own = lower.slice(10)
+      // Framing is ours, and a second Content-Type would contradict the first.
+      if (own !== 'content-length' && own !== 'transfer-encoding' && own !== 'content-type') {
+        headers.push([name.slice(10), value])
+      }
+    }
+  }
+  if (!(status > 0)) status = 200
+  if (!Number.isInteger(status) || status < 200 || status > 599) {
+    if (reply.body instanceof ReadableStream) void reply.body.cancel()
+    return failure(new FndError('function-response-invalid'), callHeaders(call))
+  }
+  return new Response(permittedBody(reply.body, status, method), { status, headers })
+}

@@ -1,0 +1,78 @@
+/** POST /invoke/:fn_id: the raw http-stream contract, fn-api §1.8. */
+import { Elysia, t } from 'elysia'
+import { FndError } from '../errors.ts'
+import { isHopByHop } from '../http/headers.ts'
+import type { FnRoute, Routes } from '../store/state.ts'
+import {
+  type BodyLimits,
+  callHeaders,
+  failure,
+  headerLines,
+  type HeaderPairs,
+  incomingBody,
+  type Invoker,
+  permittedBody,
+} from './answer.ts'
+import { checkInvokeKey } from './invoke-key.ts'
+
+export interface InvokeParts {
+  readonly routes: Routes
+  readonly invoker: Invoker<FnRoute>
+  readonly limits: BodyLimits
+}
+
+export function invokeApi(parts: InvokeParts) {
+  return new Elysia({ name: 'invoke' }).post(
+    '/invoke/:fn_id',
+    ({ request, params }) => invoke(parts, request, params.fn_id),
+    {
+      parse: 'none',
+      params: t.Object({ fn_id: t.String() }),
+      detail: {
+        tags: ['Invocation'],
+        summary: 'Call a function by its id',
+        description: 'The body and headers go to the function; its answer streams back.',
+      },
+    },
+  )
+}
+
+async function invoke(parts: InvokeParts, request: Request, fnId: string): Promise<Response> {
+  try {
+    const route = parts.routes.fnById(fnId)
+    if (route === undefined) throw new FndError('fn-not-found')
+    checkInvokeKey(route.app, request.headers)
+    if (request.headers.get('fn-invoke-type') === 'detached') {
+      throw new FndError('detached-unsupported')
+    }
+    const incoming = await incomingBody(request, parts.limits)
+    const result = await parts.invoker.call(route, {
+      headers: headerLines(request.headers, ''),
+      body: incoming.body,
+      length: incoming.length,
+      signal: request.signal,
+    })
+    const headers = callHeaders(result.call)
+    if (!result.ok) {
+      const error = incoming.isTooLarge() ? new FndError('request-body-too-large') : result.error
+      return failure(error, headers)
+    }
+    const { reply } = result
+    copyHeaders(reply.headers, headers)
+    return new Response(permittedBody(reply.body, 200, request.method), { headers })
+  } catch (error) {
+    if (error instanceof FndError) return failure(error)
+    throw error
+  }
+}
+
+/** Everything the function said, but what belongs to its connection or is set by fnd. */
+function copyHeaders(from: readonly string[], to: HeaderPairs): void {
+  for (let i = 0; i < from.length; i += 2) {
+    const name = from[i] ?? ''
+    const lower = name.toLowerCase()
+    if (isHopByHop(lower) || lower === 'content-length' || lower === 'date') continue
+    if (lower === 'fn-call-id') continue
+    to.push([name, from[i + 1] ?? ''])
+  }
+}

@@ -1,0 +1,406 @@
+/**
+ * Carries out what the pool decides: starts and stops instances, and takes each call through
+ * queued → placed → running → done. The invoke path allocates one `ActiveCall` and one exchange,
+ * sets no timer and touches no disk; deadlines are looked after by one sweep.
+ */
+import type { Clock } from '../clock.ts'
+import { assert, FndError } from '../errors.ts'
+import { Client, ExchangeError, type Reply } from '../http/client.ts'
+import type { IdSource } from '../ids.ts'
+import { ActiveCall, type CallRequest, type CallResult, type Running } from './active-call.ts'
+import type { Driver, FnSpec, Instance } from './driver.ts'
+import { type Effect, type InstanceId, Pool, type PoolLimits } from './pool.ts'
+
+/** What the runner tells of each call to whoever counts; on the invoke path, so nearly free. */
+export interface CallObserver {
+  queued(spec: FnSpec): void
+  placed(call: ActiveCall): void
+  /** Once per call, when its answer, or its failure, goes to the caller. */
+  answered(result: CallResult): void
+  /** The call gave its slot back; never for a call that was not placed. */
+  released(call: ActiveCall): void
+}
+
+/** Who listens to instances: their output belongs to the call that is between begin and end. */
+export interface InstanceObserver {
+  begin(instanceId: string, fnId: string, callId: string): void
+  end(instanceId: string, callId: string): void
+  event(event: InstanceEvent): void
+}
+
+export type InstanceEvent = {
+  readonly instanceId: string
+  readonly spec: FnSpec
+} & (
+  | { readonly kind: 'ready'; readonly pid: number; readonly startMs: number }
+  | { readonly kind: 'start-failed'; readonly error: FndError }
+  | { readonly kind: 'stopping'; readonly why: string }
+  | { readonly kind: 'gone'; readonly reason: string }
+)
+
+export interface RunnerOptions {
+  readonly clock: Clock
+  readonly ids: IdSource
+  readonly drivers: readonly Driver[]
+  readonly pool: PoolLimits
+  readonly headBytesMax: number
+  /** 0 = no limit. */
+  readonly bodyBytesMax: number
+  readonly calls: CallObserver
+  readonly instances: InstanceObserver
+}
+
+/** How often deadlines, idle timeouts and waiting calls are looked at. */
+const sweepMs = 50
+/** An instance that is told to go gets this long before it is killed. */
+const stopGraceMs = 500
+/** How long to wait for the reason of an instance's death before its callers are answered. */
+const deathReasonMs = 250
+
+export class Runner {
+  readonly #options: RunnerOptions
+  readonly #pool: Pool<ActiveCall>
+  readonly #specs = new Map<string, FnSpec>()
+  readonly #instances = new Map<InstanceId, Running>()
+  /** Calls that hold a slot. */
+  readonly #placed = new Set<ActiveCall>()
+  readonly #sweep: ReturnType<typeof setInterval>
+  #isDraining = false
+  #onQuiet: (() => void) | null = null
+
+  constructor(options: RunnerOptions) {
+    this.#options = options
+    this.#pool = new Pool<ActiveCall>(options.pool)
+    this.#sweep = setInterval(() => this.#onSweep(), sweepMs)
+  }
+
+  stats(): ReturnType<Pool<ActiveCall>['stats']> {
+    return this.#pool.stats()
+  }
+
+  /** The ready instances of a spec, for people. */
+  instancesOf(key: string): { id: string; pid: number; memoryBytes: number | undefined }[] {
+    const found = []
+    for (const { name, spec, instance } of this.#instances.values()) {
+      if (spec.key !== key || instance === null) continue
+      found.push({ id: name, pid: instance.pid, memoryBytes: instance.memoryBytes() })
+    }
+    return found
+  }
+
+  /** Makes a spec known, and starts its `instancesMin`. */
+  define(spec: FnSpec): void {
+    if (this.#specs.has(spec.key)) return
+    this.#specs.set(spec.key, spec)
+    this.#pool.define(spec, this.#now())
+    this.#carryOut()
+  }
+
+  /** The function changed or went: its instances go as they fall idle. */
+  retire(key: string): void {
+    if (!this.#specs.delete(key)) return
+    this.#pool.retire(key, this.#now())
+    this.#carryOut()
+  }
+
+  /**
+   * Runs one call of a defined spec up to the head of its reply; the body may still stream when
+   * this resolves. Never rejects for a fault of the function or of the caller.
+   */
+  async call(spec: FnSpec, request: CallRequest): Promise<CallResult> {
+    const call = new ActiveCall(this, this.#options.ids.next(), spec, this.#now())
+    this.#options.calls.queued(spec)
+    const refusal = this.#place(call, request.signal)
+    const failure = refusal instanceof Promise ? await refusal : refusal
+    const outcome = failure ?? (await this.#exchange(call, request))
+    call.answeredMs = this.#now()
+    const result: CallResult =
+      outcome instanceof FndError
+        ? { ok: false, call, error: outcome }
+        : { ok: true, call, reply: outcome }
+    this.#options.calls.answered(result)
+    return result
+  }
+
+  /** Gets the call a slot, at once or after a wait. Null when it has one. */
+  #place(call: ActiveCall, signal: AbortSignal): FndError | null | Promise<FndError | null> {
+    if (this.#isDraining) return new FndError('shutting-down')
+    if (signal.aborted) return new FndError('client-gone')
+    const placement = this.#pool.acquire(call.spec.key, call, call.arrivedMs)
+    if (typeof placement === 'number') {
+      this.#assign(call, placement)
+      this.#carryOut()
+      return null
+    }
+    if (placement === 'busy') return new FndError('busy')
+    if (placement === 'too-large') return new FndError('node-too-small')
+    return new Promise(resolve => {
+      const onAbort = (): void => {
+        call.isClientGone = true
+        if (!this.#pool.cancel(call, this.#now())) return
+        call.settleWait?.(new FndError('client-gone'))
+        this.#carryOut()
+      }
+      call.settleWait = failure => {
+        call.settleWait = null
+        signal.removeEventListener('abort', onAbort)
+        resolve(failure)
+      }
+      signal.addEventListener('abort', onAbort, { once: true })
+      // Effects come last: they may settle the wait of this very call in this turn.
+      this.#carryOut()
+    })
+  }
+
+  #assign(call: ActiveCall, id: InstanceId): void {
+    const running = this.#instances.get(id)
+    assert(running !== undefined, 'the pool assigns only to instances that exist')
+    const nowMs = this.#now()
+    call.running = running
+    call.placedMs = nowMs
+    call.deadlineMs = nowMs + call.spec.timeoutMs
+    if (running.readyMs > call.arrivedMs) {
+      call.startMs = Math.min(nowMs - call.arrivedMs, running.startMs)
+    }
+    this.#placed.add(call)
+    this.#options.instances.begin(running.name, call.spec.fnId, call.id)
+    this.#options.calls.placed(call)
+  }
+
+  /** Sends the call to its instance: the reply if the function answered 200, else the failure. */
+  async #exchange(call: ActiveCall, request: CallRequest): Promise<Reply | FndError> {
+    const { running } = call
+    assert(running !== null && running.client !== null, 'a placed call has had a live instance')
+    if (running.client.isClosed) {
+      // The instance ended between the assignment and now.
+      call.exchangeEnded(0, false)
+      return this.#deathOf(running)
+    }
+    const deadline = new Date(this.#options.clock.nowMs() + call.spec.timeoutMs)
+    const head =
+      `POST /call HTTP/1.1\r\nhost: localhost\r\nfn-call-id: ${call.id}\r\n` +
+      `fn-deadline: ${deadline.toISOString().slice(0, 19)}Z\r\n${request.headers}`
+    const { body, length, signal } = request
+    const exchange = running.client.exchange({ head, body, length }, call)
+    call.exchange = exchange
+    const onAbort = (): void => {
+      call.isClientGone = true
+      call.exchange?.connection.abort('aborted')
+    }
+    if (signal.aborted) onAbort()
+    else signal.addEventListener('abort', onAbort, { once: true })
+    return this.#faultOf(call, running, exchange.reply)
+  }
+
+  async #faultOf(
+    call: ActiveCall,
+    running: Running,
+    reply: Promise<Reply>,
+  ): Promise<Reply | FndError> {
+    try {
+      return refusalOf(await reply)
+    } catch (cause) {
+      if (!(cause instanceof ExchangeError)) throw cause
+      if (call.isClientGone) return new FndError('client-gone', { cause })
+      if (cause.fault !== 'closed' && cause.fault !== 'refused') {
+        return new FndError(faultCodes[cause.fault], { cause })
+      }
+      return this.#deathOf(running, cause)
+    }
+  }
+
+  async #deathOf(running: Running, cause?: ExchangeError): Promise<FndError> {
+    const exit = await Promise.race([running.instance?.exited, Bun.sleep(deathReasonMs)])
+    return new FndError(exit?.outOfMemory ? 'function-out-of-memory' : 'function-died', { cause })
+  }
+
+  /** The reply's last byte came, or the exchange broke: the slot is free. */
+  release(call: ActiveCall, status: number, isWhole: boolean): void {
+    const { running } = call
+    assert(running !== null, 'only a placed call has a slot to give back')
+    this.#placed.delete(call)
+    const nowMs = this.#now()
+    this.#options.instances.end(running.name, call.id)
+    this.#options.calls.released(call)
+    const verdict = isFitAfter(call, status, isWhole) ? 'keep' : 'unfit'
+    this.#pool.release(running.id, nowMs - call.placedMs, verdict, nowMs)
+    this.#carryOut()
+    if (this.#isDraining) this.#checkQuiet()
+  }
+
+  #carryOut(): void {
+    for (const effect of this.#pool.takeEffects()) this.#carryOutOne(effect)
+  }
+
+  #carryOutOne(effect: Effect<ActiveCall>): void {
+    switch (effect.do) {
+      case 'assign':
+        this.#assign(effect.call, effect.instance)
+        effect.call.settleWait?.(null)
+        return
+      case 'fail': {
+        const { code, detail } = effect
+        effect.call.settleWait?.(new FndError(code, detail === undefined ? {} : { detail }))
+        return
+      }
+      case 'start':
+        void this.#start(effect.instance, effect.key)
+        return
+      case 'stop':
+        void this.#stop(effect.instance, effect.why)
+        return
+    }
+  }
+
+  async #start(id: InstanceId, key: string): Promise<void> {
+    const spec = this.#specs.get(key)
+    assert(spec !== undefined, 'the pool starts only what is defined')
+    const running: Running = {
+      id,
+      name: this.#options.ids.next(),
+      spec,
+      instance: null,
+      client: null,
+      starting: new AbortController(),
+      readyMs: 0,
+      startMs: 0,
+    }
+    this.#instances.set(id, running)
+    const beganMs = this.#now()
+    const started = await this.#startWithDriver(running)
+    const nowMs = this.#now()
+    if (started instanceof FndError) {
+      this.#instances.delete(id)
+      this.#event(running, { kind: 'start-failed', error: started })
+      if (running.starting.signal.aborted) this.#pool.gone(id, nowMs)
+      else this.#pool.failed(id, started.code, started.message, nowMs)
+    } else {
+      running.instance = started
+      running.readyMs = nowMs
+      running.startMs = nowMs - beganMs
+      const { headBytesMax, bodyBytesMax } = this.#options
+      running.client = new Client(started.socketPath, { headBytesMax, bodyBytesMax })
+      this.#event(running, { kind: 'ready', pid: started.pid, startMs: running.startMs })
+      void this.#watch(running, started)
+      if (running.starting.signal.aborted) void this.#stop(id, 'draining')
+      else this.#pool.ready(id, nowMs)
+    }
+    this.#carryOut()
+  }
+
+  async #startWithDriver(running: Running): Promise<Instance | FndError> {
+    const { spec, name, starting } = running
+    const driver = this.#options.drivers.find(candidate => candidate.takes(spec.image))
+    if (driver === undefined) {
+      return new FndError('image-driver-missing', {
+        message: `Failed to pull image '${spec.image}': no driver on this node runs such images`,
+      })
+    }
+    try {
+      await driver.prepare(spec)
+      return await driver.start(spec, name, starting.signal)
+    } catch (cause) {
+      if (cause instanceof FndError) return cause
+      throw cause
+    }
+  }
+
+  /** Waits for the end of an instance, however it comes. */
+  async #watch(running: Running, instance: Instance): Promise<void> {
+    const exit = await instance.exited
+    running.client?.close()
+    this.#instances.delete(running.id)
+    const reason = exit.outOfMemory ? 'out of memory' : (exit.signal ?? `exit code ${exit.code}`)
+    this.#event(running, { kind: 'gone', reason })
+    this.#pool.gone(running.id, this.#now())
+    this.#carryOut()
+    if (this.#isDraining) this.#checkQuiet()
+  }
+
+  async #stop(id: InstanceId, why: string): Promise<void> {
+    const running = this.#instances.get(id)
+    if (running === undefined) return
+    this.#event(running, { kind: 'stopping', why })
+    if (running.instance === null) running.starting.abort()
+    else await running.instance.stop(stopGraceMs)
+  }
+
+  #event(running: Running, event: DistributiveOmit<InstanceEvent, 'instanceId' | 'spec'>): void {
+    this.#options.instances.event({ instanceId: running.name, spec: running.spec, ...event })
+  }
+
+  #onSweep(): void {
+    const nowMs = this.#now()
+    for (const call of this.#placed) {
+      if (call.deadlineMs <= nowMs) call.exchange?.connection.abort('timed-out')
+    }
+    this.#pool.tick(nowMs)
+    this.#carryOut()
+  }
+
+  /**
+   * Takes no more calls, lets the placed ones run for at most `timeoutMs`, then stops every
+   * instance. Resolves when none is left.
+   */
+  async drain(timeoutMs: number): Promise<void> {
+    this.#isDraining = true
+    this.#pool.drain(this.#now())
+    this.#carryOut()
+    const isQuiet = new Promise<void>(resolve => {
+      this.#onQuiet = resolve
+    })
+    this.#checkQuiet()
+    await Promise.race([isQuiet, Bun.sleep(timeoutMs)])
+    clearInterval(this.#sweep)
+    await Promise.all([...this.#instances.keys()].map(id => this.#stop(id, 'draining')))
+  }
+
+  #checkQuiet(): void {
+    if (this.#placed.size === 0) this.#onQuiet?.()
+  }
+
+  #now(): number {
+    return this.#options.clock.monotonicMs()
+  }
+}
+
+type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never
+
+const faultCodes = {
+  'timed-out': 'call-timeout',
+  'bad-reply': 'function-response-invalid',
+  'head-too-large': 'function-headers-too-large',
+  'body-too-large': 'function-body-too-large',
+  aborted: 'client-gone',
+} as const
+
+/** Fn's contract for replies that are not 200 (fn-api §2.3); their bodies are for nobody. */
+function refusalOf(reply: Reply): Reply | FndError {
+  if (reply.status === 200) return reply
+  if (reply.body instanceof ReadableStream) void discard(reply.body)
+  if (reply.status === 502) return new FndError('function-failed')
+  if (reply.status === 504) return new FndError('call-timeout')
+  return new FndError('function-response-invalid')
+}
+
+/** Reads a body to its end, so that the connection and the instance stay usable. */
+async function discard(body: ReadableStream<Uint8Array>): Promise<void> {
+  const reader = body.getReader()
+  try {
+    while (!(await reader.read()).done);
+  } catch (cause) {
+    // The exchange broke meanwhile; the runner has heard of that already, through its release.
+    if (!(cause instanceof ExchangeError)) throw cause
+  }
+}
+
+/**
+ * Whether the instance may take another call. One that was left in the middle of a call may still
+ * be at it: if it takes a single call at a time it must go. One that takes several keeps serving
+ * the others when a caller left, but not after a timeout or a broken reply.
+ */
+function isFitAfter(call: ActiveCall, status: number, isWhole: boolean): boolean {
+  if (status !== 0 && status !== 200 && status !== 502 && status !== 504) return false
+  if (isWhole) return true
+  return call.isClientGone && call.spec.concurrency > 1
+}

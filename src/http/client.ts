@@ -1,0 +1,505 @@
+/**
+ * A raw HTTP/1.1 client over unix sockets, kept small because each call to a function goes through
+ * it: one write for a request with a short body, one parse for a short reply. Longer bodies stream
+ * both ways at once, with backpressure in both directions, and nothing is buffered beyond
+ * `streamWindowBytes`.
+ *
+ * One exchange per connection at a time, no pipelining. A connection is used again only after both
+ * bodies ended cleanly.
+ */
+import type { Socket } from 'bun'
+import { assert } from '../errors.ts'
+import { ChunkedDecoder, headEnd, latin1, parseHead, type ReplyHead } from './wire.ts'
+
+export interface Reply {
+  readonly status: number
+  /** Name and value alternate, as sent. */
+  readonly headers: readonly string[]
+  /** Known length of the body, or undefined when it is framed otherwise. */
+  readonly length: number | undefined
+  /** The whole body when it came with the head, else a stream. */
+  readonly body: Uint8Array | ReadableStream<Uint8Array>
+}
+
+export type ExchangeFault =
+  /** Nobody listens on the socket. */
+  | 'refused'
+  /** The connection ended before the reply did. */
+  | 'closed'
+  | 'bad-reply'
+  | 'head-too-large'
+  | 'body-too-large'
+  /** Somebody on this side broke it off: the caller left, or its time was over. */
+  | 'aborted'
+  | 'timed-out'
+
+/** The exchange failed before a reply could be handed over. */
+export class ExchangeError extends Error {
+  override readonly name = 'ExchangeError'
+  readonly fault: ExchangeFault
+  constructor(fault: ExchangeFault) {
+    super(`exchange failed: ${fault}`)
+    this.fault = fault
+  }
+}
+
+export interface ExchangeLimits {
+  readonly headBytesMax: number
+  /** 0 = no limit. */
+  readonly bodyBytesMax: number
+}
+
+export interface OutgoingRequest {
+  /** Request line and headers, each line ended by `\r\n`, without the framing of the body. */
+  readonly head: string
+  /** A whole short body, a stream, or null for no body (sent as length 0). */
+  readonly body: Uint8Array | ReadableStream<Uint8Array> | null
+  /** Of a stream: its declared length, or undefined for chunked. */
+  readonly length?: number | undefined
+}
+
+/** Hears of the end of an exchange, once: after the reply's last byte, or when it broke. */
+export interface ExchangeEnd {
+  /**
+   * `status` is that of the reply, or 0 when it broke before the head; `isWhole`: the last byte of
+   * the body came. Runs before the reader of the body sees the end.
+   */
+  exchangeEnded(status: number, isWhole: boolean): void
+}
+
+/** Bytes of a streamed reply that wait in memory for a slow reader before the socket is paused. */
+const streamWindowBytes = 256 * 1024
+const emptyBody = new Uint8Array(0)
+
+type Resolve = (reply: Reply) => void
+type Reject = (error: ExchangeError) => void
+
+class Connection {
+  readonly #client: Client
+  socket: Socket<Connection> | null = null
+  #resolve: Resolve | null = null
+  #reject: Reject | null = null
+  #end: ExchangeEnd | null = null
+  #head: Buffer | null = null
+  #reply: ReadableStreamDefaultController<Uint8Array> | null = null
+  #status = 0
+  #left = 0
+  #decoder: ChunkedDecoder | null = null
+  #isUntilClose = false
+  #bodyBytes = 0
+  #isKeepAlive = false
+  #isPaused = false
+  /** Unsent tail of what was written, and who waits for it to drain. */
+  #unsent: Uint8Array | null = null
+  #drained: (() => void) | null = null
+  #upload: ReadableStreamDefaultReader<Uint8Array> | null = null
+  /** When the last exchange ended, on the monotonic clock. */
+  idleSinceMs = 0
+
+  constructor(client: Client) {
+    this.#client = client
+  }
+
+  exchange(request: OutgoingRequest, end: ExchangeEnd, resolve: Resolve, reject: Reject): void {
+    assert(this.#end === null, 'a connection carries one exchange at a time')
+    this.#resolve = resolve
+    this.#reject = reject
+    this.#end = end
+    this.#bodyBytes = 0
+    this.#status = 0
+    const { body, head } = request
+    if (body === null) {
+      this.#write(Buffer.from(`${head}content-length: 0\r\n\r\n`, 'latin1'))
+    } else if (body instanceof Uint8Array) {
+      const text = `${head}content-length: ${body.length}\r\n\r\n`
+      const bytes = Buffer.allocUnsafe(text.length + body.length)
+      bytes.write(text, 0, 'latin1')
+      bytes.set(body, text.length)
+      this.#write(bytes)
+    } else {
+      const framing =
+        request.length === undefined
+          ? 'transfer-encoding: chunked\r\n\r\n'
+          : `content-length: ${request.length}\r\n\r\n`
+      this.#write(Buffer.from(head + framing, 'latin1'))
+      void this.#sendStream(body, request.length)
+    }
+  }
+
+  /** Pumps a request body; a body that ends short or runs over its length breaks the exchange. */
+  async #sendStream(body: ReadableStream<Uint8Array>, length: number | undefined): Promise<void> {
+    const reader = body.getReader() as ReadableStreamDefaultReader<Uint8Array>
+    this.#upload = reader
+    let sent = 0
+    try {
+      for (;;) {
+        const { done, value } = await reader.read()
+        if (this.#upload !== reader) return
+        if (done) break
+        if (value.length === 0) continue
+        sent += value.length
+        if (length !== undefined && sent > length) return this.abort('aborted')
+        if (length === undefined) this.#write(Buffer.from(`${value.length.toString(16)}\r\n`))
+        this.#write(value)
+        if (length === undefined) this.#write(Buffer.from('\r\n'))
+        if (this.#unsent !== null) {
+          await new Promise<void>(resolve => {
+            this.#drained = resolve
+          })
+        }
+        if (this.#upload !== reader)
+          return // Freed now, not when the collector comes by: a gigabyte passes in less than a second.
+        ;(value.buffer as ArrayBuffer).transfer(0)
+      }
+    } catch {
+      // The sender of the request went away: the only thing to do is to end the exchange.
+      if (this.#upload === reader) this.abort('aborted')
+      return
+    }
+    if (length !== undefined && sent !== length) return this.abort('aborted')
+    if (length === undefined) this.#write(Buffer.from('0\r\n\r\n'))
+    this.#upload = null
+    // The reply may have ended before the request did; then the connection is free only now.
+    if (this.#end === null) this.#settleConnection()
+  }
+
+  #write(bytes: Uint8Array): void {
+    if (this.#unsent !== null) {
+      this.#unsent = Buffer.concat([this.#unsent, bytes])
+      return
+    }
+    const socket = this.socket
+    if (socket === null) {
+      this.#unsent = bytes
+      return
+    }
+    const written = socket.write(bytes)
+    if (written < bytes.length) this.#unsent = bytes.subarray(Math.max(written, 0))
+  }
+
+  opened(socket: Socket<Connection>): void {
+    this.socket = socket
+    this.drain()
+  }
+
+  drain(): void {
+    const bytes = this.#unsent
+    if (bytes !== null && this.socket !== null) {
+      this.#unsent = null
+      this.#write(bytes)
+    }
+    if (this.#unsent === null && this.#drained !== null) {
+      const resume = this.#drained
+      this.#drained = null
+      resume()
+    }
+  }
+
+  data(chunk: Buffer): void {
+    // Bytes nobody asked for: the function does not speak HTTP, so the connection is worthless.
+    if (this.#end === null) return this.#close()
+    if (this.#reply !== null) return this.#bodyData(chunk)
+    let bytes = chunk
+    if (this.#head !== null) {
+      bytes = Buffer.concat([this.#head, chunk])
+    }
+    const end = headEnd(bytes, this.#head === null ? 0 : Math.max(0, this.#head.length - 3))
+    if (end === -1) {
+      if (bytes.length > this.#client.limits.headBytesMax) return this.abort('head-too-large')
+      this.#head = bytes
+      return
+    }
+    this.#head = null
+    if (end > this.#client.limits.headBytesMax) return this.abort('head-too-large')
+    const head = parseHead(latin1(bytes, 0, end - 4))
+    if (typeof head === 'string') return this.abort('bad-reply')
+    const rest = bytes.subarray(end)
+    if (head.status < 200) {
+      // 100 Continue and its kin are not the reply; 101 was never asked for.
+      if (head.status === 101) return this.abort('bad-reply')
+      if (rest.length > 0) this.data(rest)
+      return
+    }
+    this.#startReply(head, rest)
+  }
+
+  #startReply(head: ReplyHead, rest: Buffer): void {
+    const { framing, status, headers } = head
+    this.#isKeepAlive = head.isKeepAlive
+    this.#status = status
+    const resolve = this.#resolve
+    assert(resolve !== null, 'a reply has somebody who waits for it')
+    const bodyBytesMax = this.#client.limits.bodyBytesMax
+    if (typeof framing === 'number') {
+      if (bodyBytesMax > 0 && framing > bodyBytesMax) return this.abort('body-too-large')
+      if (rest.length >= framing) {
+        const isExact = rest.length === framing
+        this.#resolve = null
+        this.#reject = null
+        this.#finish(isExact)
+        resolve({
+          status,
+          headers,
+          length: framing,
+          body: framing === 0 ? emptyBody : rest.subarray(0, framing),
+        })
+        return
+      }
+    } else if (framing === 'chunked') {
+      const whole = this.#wholeChunked(rest, bodyBytesMax)
+      if (whole === 'bad') return this.abort('bad-reply')
+      if (whole === 'large') return this.abort('body-too-large')
+      if (whole !== 'more') {
+        this.#resolve = null
+        this.#reject = null
+        this.#finish(whole.isExact)
+        resolve({ status, headers, length: undefined, body: whole.body })
+        return
+      }
+    }
+    this.#streamReply(head, rest, resolve)
+  }
+
+  /** A chunked body that came whole with its head needs no stream. */
+  #wholeChunked(
+    rest: Buffer,
+    bytesMax: number,
+  ): { body: Uint8Array; isExact: boolean } | 'more' | 'bad' | 'large' {
+    if (rest.length < 5 || rest[rest.length - 1] !== 10 || rest[rest.length - 3] !== 10)
+      return 'more'
+    const decoder = new ChunkedDecoder()
+    const pieces: Uint8Array[] = []
+    const step = decoder.feed(rest, piece => pieces.push(piece))
+    if (step !== 'end') return step
+    const first = pieces[0]
+    const body = pieces.length === 1 && first !== undefined ? first : Buffer.concat(pieces)
+    if (bytesMax > 0 && body.length > bytesMax) return 'large'
+    return { body, isExact: decoder.rest === 0 }
+  }
+
+  #streamReply(head: ReplyHead, rest: Buffer, resolve: Resolve): void {
+    const { framing, status, headers } = head
+    this.#left = typeof framing === 'number' ? framing : 0
+    this.#decoder = framing === 'chunked' ? new ChunkedDecoder() : null
+    this.#isUntilClose = framing === 'until-close'
+    const stream = new ReadableStream<Uint8Array>(
+      {
+        start: controller => {
+          this.#reply = controller
+        },
+        pull: () => this.#resume(),
+        // The reader went away: the function's remaining answer is of no use to anybody.
+        cancel: () => this.abort('aborted'),
+      },
+      new ByteLengthQueuingStrategy({ highWaterMark: streamWindowBytes }),
+    )
+    this.#resolve = null
+    this.#reject = null
+    if (rest.length > 0) this.#bodyData(rest)
+    resolve({
+      status,
+      headers,
+      length: typeof framing === 'number' ? framing : undefined,
+      body: stream,
+    })
+  }
+
+  #bodyData(chunk: Uint8Array): void {
+    const controller = this.#reply
+    assert(controller !== null, 'body bytes belong to a reply that streams')
+    if (this.#decoder !== null) {
+      const step = this.#decoder.feed(chunk, piece => this.#enqueue(piece))
+      if (this.#end === null) return
+      if (step === 'bad') return this.abort('bad-reply')
+      if (step === 'end') this.#endStream(this.#decoder.rest === 0)
+    } else if (this.#isUntilClose) {
+      this.#enqueue(chunk)
+    } else {
+      const take = Math.min(this.#left, chunk.length)
+      this.#enqueue(take === chunk.length ? chunk : chunk.subarray(0, take))
+      this.#left -= take
+      if (this.#end !== null && this.#left === 0) this.#endStream(take === chunk.length)
+    }
+    if (this.#reply !== null && (controller.desiredSize ?? 0) <= 0) this.#pause()
+  }
+
+  #enqueue(piece: Uint8Array): void {
+    if (this.#reply === null) return
+    this.#bodyBytes += piece.length
+    const bytesMax = this.#client.limits.bodyBytesMax
+    if (bytesMax > 0 && this.#bodyBytes > bytesMax) return this.abort('body-too-large')
+    this.#reply.enqueue(piece)
+  }
+
+  #endStream(isExact: boolean): void {
+    const controller = this.#reply
+    this.#reply = null
+    this.#decoder = null
+    this.#finish(isExact)
+    controller?.close()
+  }
+
+  #pause(): void {
+    if (this.#isPaused || this.socket === null) return
+    this.#isPaused = true
+    this.socket.pause()
+  }
+
+  #resume(): void {
+    if (!this.#isPaused || this.socket === null) return
+    this.#isPaused = false
+    this.socket.resume()
+  }
+
+  /** The reply came whole. `isExact`: no byte followed it. */
+  #finish(isExact: boolean): void {
+    const end = this.#end
+    this.#end = null
+    if (!isExact) this.#isKeepAlive = false
+    if (this.#upload === null) this.#settleConnection()
+    end?.exchangeEnded(this.#status, true)
+  }
+
+  #settleConnection(): void {
+    if (!this.#isKeepAlive || this.#unsent !== null) return this.#close()
+    this.#resume()
+    this.#client.keep(this)
+  }
+
+  /** Breaks the exchange in progress, if any, and closes the connection. */
+  abort(fault: ExchangeFault): void {
+    const { end, reject, controller } = {
+      end: this.#end,
+      reject: this.#reject,
+      controller: this.#reply,
+    }
+    this.#end = null
+    this.#resolve = null
+    this.#reject = null
+    this.#reply = null
+    this.#decoder = null
+    this.#close()
+    end?.exchangeEnded(this.#status, false)
+    const error = new ExchangeError(fault)
+    if (reject !== null) reject(error)
+    else if (fault !== 'aborted') controller?.error(error)
+  }
+
+  #close(): void {
+    const upload = this.#upload
+    this.#upload = null
+    this.#unsent = null
+    this.#drained?.()
+    this.#drained = null
+    // Cancelling tells the sender to stop; it has nothing more to say to us, not even an error.
+    upload?.cancel().catch(() => undefined)
+    this.#client.drop(this)
+    const socket = this.socket
+    this.socket = null
+    socket?.terminate()
+  }
+
+  /** The peer closed, or the socket failed. */
+  closed(): void {
+    if (this.socket === null && this.#end === null) return
+    this.socket = null
+    if (this.#end !== null && this.#isUntilClose && this.#reply !== null) {
+      this.#isKeepAlive = false
+      return this.#endStream(true)
+    }
+    this.abort('closed')
+  }
+
+  refused(): void {
+    this.abort('refused')
+  }
+}
+
+export interface Exchange {
+  readonly reply: Promise<Reply>
+  readonly connection: { abort(fault: ExchangeFault): void }
+}
+
+/**
+ * Idle connections are not used again after this time: a function's own server may drop them (Node
+ * after 5 s), and a request that crosses such a close in flight would fail (fnproject/fn#1470).
+ */
+const keptAliveMsMax = 1000
+
+/** Connections to one socket path. Idle ones are used last in, first out. */
+export class Client {
+  readonly limits: ExchangeLimits
+  readonly #path: string
+  readonly #idle: Connection[] = []
+  readonly #all = new Set<Connection>()
+  #isClosed = false
+
+  get isClosed(): boolean {
+    return this.#isClosed
+  }
+
+  constructor(path: string, limits: ExchangeLimits) {
+    this.#path = path
+    this.limits = limits
+  }
+
+  /**
+   * Sends a request. Resolves with the reply once its head is here; `end` hears when the exchange
+   * is over. The reply rejects with `ExchangeError`; `connection.abort` breaks the exchange off.
+   */
+  exchange(request: OutgoingRequest, end: ExchangeEnd): Exchange {
+    assert(!this.#isClosed, 'no exchange starts on a closed client')
+    const connection = this.#idleConnection() ?? this.#open()
+    const reply = new Promise<Reply>((resolve, reject) =>
+      connection.exchange(request, end, resolve, reject),
+    )
+    return { reply, connection }
+  }
+
+  #idleConnection(): Connection | undefined {
+    for (;;) {
+      const connection = this.#idle.pop()
+      if (connection === undefined) return undefined
+      if (performance.now() - connection.idleSinceMs < keptAliveMsMax) return connection
+      connection.abort('closed')
+    }
+  }
+
+  #open(): Connection {
+    const connection = new Connection(this)
+    this.#all.add(connection)
+    Bun.connect<Connection>({ unix: this.#path, data: connection, socket: handlers }).catch(() =>
+      // The reason is always the same, nobody listens, and `connectError` does not always come.
+      connection.refused(),
+    )
+    return connection
+  }
+
+  keep(connection: Connection): void {
+    if (this.#isClosed) return connection.abort('closed')
+    connection.idleSinceMs = performance.now()
+    this.#idle.push(connection)
+  }
+
+  drop(connection: Connection): void {
+    if (!this.#all.delete(connection)) return
+    const at = this.#idle.indexOf(connection)
+    if (at !== -1) this.#idle.splice(at, 1)
+  }
+
+  /** Breaks every exchange and closes every connection. */
+  close(): void {
+    this.#isClosed = true
+    for (const connection of [...this.#all]) connection.abort('closed')
+  }
+}
+
+const handlers = {
+  open: (socket: Socket<Connection>) => socket.data.opened(socket),
+  data: (socket: Socket<Connection>, chunk: Buffer) => socket.data.data(chunk),
+  drain: (socket: Socket<Connection>) => socket.data.drain(),
+  close: (socket: Socket<Connection>) => socket.data.closed(),
+  end: (socket: Socket<Connection>) => socket.data.closed(),
+  error: (socket: Socket<Connection>) => socket.data.closed(),
+  connectError: (socket: Socket<Connection>) => socket.data.refused(),
+}

@@ -1,0 +1,144 @@
+/**
+ * HTTP/1.1 as bytes (RFC 9112), pure: what a reply's head says, and how its body is framed. Strict
+ * where leniency would let a hostile function smuggle a reply: bare line feeds, folded lines, two
+ * lengths, or a length beside chunked framing are errors.
+ */
+
+export interface ReplyHead {
+  readonly status: number
+  /** Name and value alternate, in the order received; names as sent. */
+  readonly headers: readonly string[]
+  /** Bytes of body, or how its end is told. */
+  readonly framing: number | 'chunked' | 'until-close'
+  readonly isKeepAlive: boolean
+}
+
+export type HeadFault = 'bad-status-line' | 'bad-header' | 'bad-length' | 'bad-framing'
+
+const tokenPattern = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
+// A header value may hold tabs, visible characters and obs-text, but no control characters.
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what it refuses.
+const badValuePattern = /[\u0000-\u0008\u000a-\u001f\u007f]/
+
+/**
+ * Reads a head given as latin1 text without its final empty line. `isBodiless` is for replies whose
+ * request or status forbids a body (HEAD).
+ */
+export function parseHead(text: string): ReplyHead | HeadFault {
+  let lineEnd = text.indexOf('\r\n')
+  if (lineEnd === -1) lineEnd = text.length
+  if (!text.startsWith('HTTP/1.') || text.charCodeAt(8) !== 32) return 'bad-status-line'
+  const minor = text.charCodeAt(7) - 48
+  const status = Number(text.slice(9, 12))
+  if ((minor !== 0 && minor !== 1) || !(status >= 100 && status <= 999)) return 'bad-status-line'
+  if (lineEnd > 12 && text.charCodeAt(12) !== 32) return 'bad-status-line'
+
+  const headers: string[] = []
+  let length = -1
+  let isChunked = false
+  let isKeepAlive = minor === 1
+  while (lineEnd < text.length) {
+    const start = lineEnd + 2
+    lineEnd = text.indexOf('\r\n', start)
+    if (lineEnd === -1) lineEnd = text.length
+    const colon = text.indexOf(':', start)
+    if (colon === -1 || colon >= lineEnd) return 'bad-header'
+    const name = text.slice(start, colon)
+    const value = text.slice(colon + 1, lineEnd).trim()
+    if (!tokenPattern.test(name) || badValuePattern.test(value)) return 'bad-header'
+    headers.push(name, value)
+    // Only three headers matter to the framing; their lengths rule the others out cheaply.
+    if (name.length === 14 && name.toLowerCase() === 'content-length') {
+      if (!/^\d{1,15}$/.test(value)) return 'bad-length'
+      if (length !== -1 && length !== Number(value)) return 'bad-length'
+      length = Number(value)
+    } else if (name.length === 17 && name.toLowerCase() === 'transfer-encoding') {
+      if (isChunked || value.toLowerCase() !== 'chunked') return 'bad-framing'
+      isChunked = true
+    } else if (name.length === 10 && name.toLowerCase() === 'connection') {
+      const option = value.toLowerCase()
+      if (option === 'close') isKeepAlive = false
+      else if (option === 'keep-alive') isKeepAlive = true
+    }
+  }
+  if (isChunked && length !== -1) return 'bad-framing'
+  if (status < 200 || status === 204 || status === 304) {
+    return { status, headers, framing: 0, isKeepAlive }
+  }
+  if (isChunked) return { status, headers, framing: 'chunked', isKeepAlive }
+  if (length !== -1) return { status, headers, framing: length, isKeepAlive }
+  return { status, headers, framing: 'until-close', isKeepAlive: false }
+}
+
+/** Position of the byte after `\r\n\r\n` at or after `from`, or -1. */
+export function headEnd(bytes: Uint8Array, from: number): number {
+  let at = from
+  for (;;) {
+    at = bytes.indexOf(13, at)
+    if (at === -1 || at + 3 >= bytes.length) return -1
+    if (bytes[at + 1] === 10 && bytes[at + 2] === 13 && bytes[at + 3] === 10) return at + 4
+    at += 1
+  }
+}
+
+const chunkLineBytesMax = 4096
+
+/**
+ * Decodes chunked framing in pieces of any size. `feed` hands each piece of body to `emit`, and
+ * says whether the body goes on, is complete (`rest` bytes were left unread), or is malformed.
+ */
+export class ChunkedDecoder {
+  /** Bytes after the end of the body in the last piece fed. */
+  rest = 0
+  #state: 'size' | 'data' | 'data-end' | 'trailer' = 'size'
+  #line = ''
+  #left = 0
+
+  feed(bytes: Uint8Array, emit: (piece: Uint8Array) => void): 'more' | 'end' | 'bad' {
+    let at = 0
+    while (at < bytes.length) {
+      if (this.#state === 'data') {
+        const take = Math.min(this.#left, bytes.length - at)
+        emit(bytes.subarray(at, at + take))
+        at += take
+        this.#left -= take
+        if (this.#left === 0) this.#state = 'data-end'
+        continue
+      }
+      const lineFeed = bytes.indexOf(10, at)
+      const stop = lineFeed === -1 ? bytes.length : lineFeed
+      this.#line += latin1(bytes, at, stop)
+      if (this.#line.length > chunkLineBytesMax) return 'bad'
+      if (lineFeed === -1) return 'more'
+      at = lineFeed + 1
+      if (!this.#line.endsWith('\r')) return 'bad'
+      const line = this.#line.slice(0, -1)
+      this.#line = ''
+      const step = this.#endLine(line)
+      if (step === 'bad') return 'bad'
+      if (step === 'end') {
+        this.rest = bytes.length - at
+        return 'end'
+      }
+    }
+    return 'more'
+  }
+
+  #endLine(line: string): 'more' | 'end' | 'bad' {
+    if (this.#state === 'data-end') {
+      if (line !== '') return 'bad'
+      this.#state = 'size'
+      return 'more'
+    }
+    if (this.#state === 'trailer') return line === '' ? 'end' : 'more'
+    const match = /^([0-9a-fA-F]{1,12})[ \t]*(;.*)?$/.exec(line)
+    if (match === null) return 'bad'
+    this.#left = Number.parseInt(match[1] ?? '', 16)
+    this.#state = this.#left === 0 ? 'trailer' : 'data'
+    return 'more'
+  }
+}
+
+export function latin1(bytes: Uint8Array, start: number, end: number): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString('latin1')
+}
