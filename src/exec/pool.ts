@@ -13,7 +13,8 @@ import { assert, type ErrorCode } from '../errors.ts'
 import type { Demand, FnStats, InstanceId, PoolInstance } from './fleet.ts'
 import { Fleet, Waiter } from './fleet.ts'
 import { type Effect, Roster } from './roster.ts'
-import { expectedWaitMs, type Pressure, startMsDefault, wantsStart } from './scale.ts'
+import { backoffMs, backoffMsMax, expectedWaitMs, startMsDefault, wantsStart } from './scale.ts'
+import type { Pressure } from './scale.ts'
 
 export type { Demand, FnStats, InstanceId } from './fleet.ts'
 export type { Effect, StopReason } from './roster.ts'
@@ -45,16 +46,7 @@ export interface PoolStats {
  * process, so that a growing backlog is met as fast as instances can come. */
 export const rescaleMs = 50
 
-/** Between failed starts; doubles from the least to the most, so that a broken function costs the
- * node no more than one start in five seconds. */
-export const backoffMsMin = 100
-export const backoffMsMax = 5000
-
 const noEffects: readonly never[] = Object.freeze([])
-
-function backoffMs(failures: number): number {
-  return Math.min(backoffMsMax, backoffMsMin * 2 ** Math.min(failures - 1, 16))
-}
 
 export class Pool<C extends object> {
   readonly #limits: PoolLimits

@@ -78,7 +78,17 @@ export function wantsStart(p: Pressure): boolean {
   return true
 }
 
-/** Smoothed duration that ignores slow first samples. Fields, not a closure: one per function. */
+/** Between failed starts; doubles from the least to the most, so that a broken function costs the
+ * node no more than one start in five seconds. */
+export const backoffMsMin = 100
+export const backoffMsMax = 5000
+
+export function backoffMs(failures: number): number {
+  // The exponent is bounded too, because 2 ** 1024 is Infinity, and so is what is built on it.
+  return Math.min(backoffMsMax, backoffMsMin * 2 ** Math.min(failures - 1, 16))
+}
+
+/** Smoothed duration that starts from the least of its first samples. */
 export class Estimate {
   #value = 0
   #samples = 0
