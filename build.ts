@@ -142,7 +142,7 @@ async function bundledWorker(): Promise<string> {
   const built = await Bun.build({
     entrypoints: [join(root, 'src/exec/worker.ts')],
     target: 'bun',
-    minify: true,
+    minify: { syntax: true, whitespace: true, identifiers: false },
   })
   const [output] = built.outputs
   if (output === undefined) throw new Error('the worker did not bundle')
