@@ -13,13 +13,14 @@ export const hiddenValue = '***'
 
 const invokeKeyLengthMin = 16
 
+/** What a function's annotations say; an absent setting leaves the default to whoever runs it. */
 export interface FnSettings {
   /** Calls that one instance takes at a time. */
-  readonly concurrency: number
-  readonly instancesMin: number
-  readonly instancesMax: number
+  readonly concurrency?: number
+  readonly instancesMin?: number
+  readonly instancesMax?: number
   /** `none` cuts instances off from every network. */
-  readonly network: 'host' | 'none'
+  readonly network?: 'host' | 'none'
 }
 
 type Check = (value: unknown) => string | undefined
@@ -71,23 +72,22 @@ export function settingFault(
 
 /** What is wrong with the settings of a function taken together, or undefined. */
 export function settingsFault(annotations: Annotations): string | undefined {
-  const { instancesMin, instancesMax } = fnSettings(annotations)
+  const { instancesMin = 0, instancesMax = Infinity } = fnSettings(annotations)
   return instancesMin > instancesMax
     ? `fnd.io/min-instances (${instancesMin}) is above fnd.io/max-instances (${instancesMax})`
     : undefined
 }
 
-function integer(annotations: Annotations, key: string, fallback: number): number {
-  const text = annotations[key]
-  return text === undefined ? fallback : Number(text)
-}
-
 export function fnSettings(annotations: Annotations): FnSettings {
+  const concurrency = annotations['fnd.io/concurrency']
+  const min = annotations['fnd.io/min-instances']
+  const max = annotations['fnd.io/max-instances']
+  const network = annotations['fnd.io/network']
   return {
-    concurrency: integer(annotations, 'fnd.io/concurrency', 1),
-    instancesMin: integer(annotations, 'fnd.io/min-instances', 0),
-    instancesMax: integer(annotations, 'fnd.io/max-instances', 1000),
-    network: annotations['fnd.io/network'] === '"none"' ? 'none' : 'host',
+    ...(concurrency === undefined ? {} : { concurrency: Number(concurrency) }),
+    ...(min === undefined ? {} : { instancesMin: Number(min) }),
+    ...(max === undefined ? {} : { instancesMax: Number(max) }),
+    ...(network === undefined ? {} : { network: network === '"none"' ? 'none' : 'host' }),
   }
 }
 

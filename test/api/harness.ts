@@ -1,0 +1,119 @@
+/** A whole API over a real store in a fresh directory, called without a socket. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type AnyElysia, Elysia } from 'elysia'
+import pino from 'pino'
+import { makeApi } from '../../src/api/server.ts'
+import { systemClock } from '../../src/clock.ts'
+import { type Config, readConfig } from '../../src/config.ts'
+import type { AssertionError } from '../../src/errors.ts'
+import { IdSource } from '../../src/ids.ts'
+import { openStore, type Store } from '../../src/store/replica.ts'
+
+export const token = 'a-token-for-tests-0123456789'
+
+export interface Answer {
+  readonly status: number
+  readonly headers: Headers
+  readonly text: string
+  /** The body as JSON; reading a field of it is up to the test. */
+  // biome-ignore lint/suspicious/noExplicitAny: bodies of many shapes, checked by each test
+  readonly body: any
+}
+
+export interface CallOptions {
+  readonly headers?: Record<string, string>
+  readonly isAnonymous?: boolean
+}
+
+export interface Harness extends AsyncDisposable {
+  readonly app: AnyElysia
+  readonly store: Store
+  readonly config: Config
+  readonly bugs: AssertionError[]
+  readonly logLines: string[]
+  call(method: string, path: string, body?: unknown, options?: CallOptions): Promise<Answer>
+}
+
+const origin = 'http://fnd.test:8080'
+
+function jsonOf(text: string): unknown {
+  return text.startsWith('{') ? JSON.parse(text) : undefined
+}
+
+/** Stands for the routes of calls: public, and with headers of their own. */
+export function openRoutes() {
+  return new Elysia()
+    .post('/invoke/:fn_id', () => new Response('called'), {
+      parse: 'none',
+      detail: { tags: ['Invocation'], description: 'Call a function by id.' },
+    })
+    .all('/t/:app/*', () => new Response('called', { headers: { vary: 'Accept' } }), {
+      parse: 'none',
+      detail: { tags: ['Invocation'], description: 'Call a function by URL.' },
+    })
+}
+
+export interface HarnessOptions {
+  readonly env?: Record<string, string>
+  readonly extra?: readonly AnyElysia[]
+  readonly extraAdmin?: readonly AnyElysia[]
+}
+
+export async function openApi(options: HarnessOptions = {}): Promise<Harness> {
+  const dataDir = mkdtempSync(join(tmpdir(), 'fnd-api-'))
+  const env = { FND_DATA: dataDir, FND_LISTEN: '127.0.0.1:0', ...options.env }
+  const read = readConfig({}, env)
+  if (!read.ok) throw new Error(read.faults.join('; '))
+  const store = await openStore({
+    dataDir,
+    onFatal: error => {
+      throw error
+    },
+  })
+  const bugs: AssertionError[] = []
+  const logLines: string[] = []
+  const app = makeApi({
+    config: read.config,
+    state: store.state,
+    clock: systemClock,
+    ids: new IdSource(systemClock, { machine: 1n, counter: 0 }),
+    log: pino({ base: null }, { write: line => void logLines.push(line) }),
+    bundles: store.bundles,
+    reports: {
+      describeFn: fnId => ({ instances: [], described: fnId }),
+      status: () => ({ role: 'leader' }),
+      doctor: () => ({ checks: [] }),
+    },
+    token,
+    version: '0.0.0-test',
+    onBug: error => void bugs.push(error),
+    extra: options.extra ?? [openRoutes()],
+    extraAdmin: options.extraAdmin ?? [],
+  })
+  return {
+    app,
+    store,
+    config: read.config,
+    bugs,
+    logLines,
+    call: async (method, path, body, callOptions = {}) => {
+      const headers: Record<string, string> = { host: 'fnd.test:8080', ...callOptions.headers }
+      if (!callOptions.isAnonymous) headers.authorization ??= `Bearer ${token}`
+      const init = { method, headers, redirect: 'manual' as const }
+      const payload = typeof body === 'object' ? JSON.stringify(body) : (body as string | undefined)
+      const request = new Request(
+        origin + path,
+        payload === undefined ? init : { ...init, body: payload },
+      )
+      const response = await app.handle(request)
+      const text = await response.text()
+      return { status: response.status, headers: response.headers, text, body: jsonOf(text) }
+    },
+    [Symbol.asyncDispose]: async () => {
+      await store[Symbol.asyncDispose]()
+      rmSync(dataDir, { recursive: true, force: true })
+    },
+  }
+}
