@@ -1,6 +1,5 @@
 /** What is counted of HTTP requests, per route template: looked up once per route, then numbers. */
-import type { Registry } from 'prom-client'
-import { Buckets, register, type Sample } from './series.ts'
+import { Buckets, type Sample, type SeriesRegistry } from './series.ts'
 
 /** Whose fault a failure is, in Fn's words. */
 export type Blame = '' | 'user' | 'service'
@@ -70,9 +69,9 @@ export class ApiMetrics {
     return route
   }
 
-  register(registry: Registry): void {
+  register(registry: SeriesRegistry): void {
     const routes = this.#routes
-    register(registry, {
+    registry.add({
       name: 'fn_api_request_count',
       type: 'counter',
       help: 'Requests by route',
@@ -82,7 +81,7 @@ export class ApiMetrics {
         }
       },
     })
-    register(registry, {
+    registry.add({
       name: 'fn_api_response_count',
       type: 'counter',
       help: 'Answers by route, status and whose fault a failure is',
@@ -94,7 +93,7 @@ export class ApiMetrics {
         }
       },
     })
-    register(registry, {
+    registry.add({
       name: 'fn_api_latency',
       type: 'histogram',
       help: 'Milliseconds from a request to its answer',

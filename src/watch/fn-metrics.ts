@@ -3,8 +3,7 @@
  * it; each of its methods writes a few numbers and allocates nothing. At most `fnsMax` functions
  * have series of their own, those above share one that is called `other`.
  */
-import type { Registry } from 'prom-client'
-import { Buckets, register, type Sample } from './series.ts'
+import { Buckets, type Sample, type SeriesRegistry } from './series.ts'
 
 export interface FnLabels {
   readonly appId: string
@@ -138,9 +137,9 @@ const histograms: readonly (readonly [string, string, (fn: FnMetrics) => Buckets
   ['fnd_call_run_seconds', 'Time from a slot to the end of the answer', fn => fn.runMs],
 ]
 
-export function registerFnMetrics(registry: Registry, table: FnMetricsTable): void {
+export function registerFnMetrics(registry: SeriesRegistry, table: FnMetricsTable): void {
   for (const [name, type, help, count] of counts) {
-    register(registry, {
+    registry.add({
       name,
       type,
       help,
@@ -150,7 +149,7 @@ export function registerFnMetrics(registry: Registry, table: FnMetricsTable): vo
     })
   }
   for (const [name, help, buckets] of histograms) {
-    register(registry, {
+    registry.add({
       name,
       type: 'histogram',
       help,

@@ -3,13 +3,12 @@
  * proportion to the series, so it happens once for all who ask at the same time, and takes at most
  * a tenth of the time however often somebody asks: `/metrics` needs no token.
  */
-import { Registry } from 'prom-client'
 import type { Clock } from '../clock.ts'
 import { ApiMetrics, type RouteMetrics } from './api-metrics.ts'
 import { type FnLabels, type FnMetrics, FnMetricsTable, registerFnMetrics } from './fn-metrics.ts'
 import { registerNodeMetrics } from './node-metrics.ts'
 import { eventLoopLagS, registerProcessMetrics } from './process-metrics.ts'
-import { register } from './series.ts'
+import { SeriesRegistry } from './series.ts'
 import type { MetricSources } from './sources.ts'
 
 export interface MetricsOptions {
@@ -26,7 +25,7 @@ const restFactor = 9
 
 export class Metrics {
   readonly #clock: Clock
-  readonly #registry = new Registry()
+  readonly #registry = new SeriesRegistry()
   readonly #fns: FnMetricsTable
   readonly #api = new ApiMetrics()
   #lagS = 0
@@ -42,13 +41,13 @@ export class Metrics {
     this.#api.register(this.#registry)
     registerProcessMetrics(this.#registry)
     const { version, commit } = options
-    register(this.#registry, {
+    this.#registry.add({
       name: 'fnd_build_info',
       type: 'gauge',
       help: 'Always 1; the labels tell what runs',
       samples: () => [{ value: 1, labels: { version, commit } }],
     })
-    register(this.#registry, {
+    this.#registry.add({
       name: 'fnd_event_loop_lag_seconds',
       type: 'gauge',
       help: 'How late a timer fired when this was read',
@@ -92,7 +91,7 @@ export class Metrics {
   async #format(): Promise<string> {
     this.#lagS = await eventLoopLagS()
     const startMs = this.#clock.monotonicMs()
-    this.#text = await this.#registry.metrics()
+    this.#text = await this.#registry.text()
     const endMs = this.#clock.monotonicMs()
     this.#freshUntilMs = endMs + (endMs - startMs) * restFactor
     return this.#text

@@ -1,6 +1,5 @@
 /** Gauges and counters of the node's parts, read from their owners at scrape time. */
-import type { Registry } from 'prom-client'
-import { register, type Sample } from './series.ts'
+import type { Sample, SeriesRegistry } from './series.ts'
 import type {
   FnInstances,
   InstanceCounts,
@@ -55,13 +54,13 @@ const logRows: readonly Row<LogStats>[] = [
 
 const instanceStates = ['wait', 'start', 'idle', 'busy'] as const
 
-export function registerNodeMetrics(registry: Registry, sources: MetricSources): void {
+export function registerNodeMetrics(registry: SeriesRegistry, sources: MetricSources): void {
   const { pool, raft, logs, dataFreeBytes } = sources
   if (pool !== undefined) registerPool(registry, pool)
   if (raft !== undefined) registerRows(registry, raftRows, raft)
   if (logs !== undefined) registerRows(registry, logRows, logs)
   if (dataFreeBytes !== undefined) {
-    register(registry, {
+    registry.add({
       name: 'fnd_data_free_bytes',
       type: 'gauge',
       help: 'Free space where the data directory lies',
@@ -70,22 +69,22 @@ export function registerNodeMetrics(registry: Registry, sources: MetricSources):
   }
 }
 
-function registerRows<T>(registry: Registry, rows: readonly Row<T>[], source: () => T): void {
+function registerRows<T>(registry: SeriesRegistry, rows: readonly Row<T>[], source: () => T): void {
   for (const [name, type, help, read] of rows) {
-    register(registry, { name, type, help, samples: () => [{ value: read(source()) }] })
+    registry.add({ name, type, help, samples: () => [{ value: read(source()) }] })
   }
 }
 
-function registerPool(registry: Registry, source: () => PoolStats): void {
+function registerPool(registry: SeriesRegistry, source: () => PoolStats): void {
   registerRows(registry, poolRows, source)
-  register(registry, {
+  registry.add({
     name: 'fnd_pool_instances',
     type: 'gauge',
     help: 'Instances by state',
     samples: () =>
       instanceStates.map(state => ({ value: source().instances[state], labels: { state } })),
   })
-  register(registry, {
+  registry.add({
     name: 'fn_container_evictions',
     type: 'counter',
     help: 'Instances that made room for others',
@@ -99,12 +98,12 @@ function registerPool(registry: Registry, source: () => PoolStats): void {
 }
 
 function registerContainers(
-  registry: Registry,
+  registry: SeriesRegistry,
   state: string,
   source: () => PoolStats,
   read: (counts: InstanceCounts) => number,
 ): void {
-  register(registry, {
+  registry.add({
     name: `fn_container_${state}_total`,
     type: 'gauge',
     help: `Instances in state ${state}`,

@@ -4,10 +4,9 @@
  * monitor wakes an idle process a hundred times a second.
  */
 import { readdirSync, readFileSync } from 'node:fs'
-import type { Registry } from 'prom-client'
-import { register, type Series } from './series.ts'
+import type { Series, SeriesRegistry } from './series.ts'
 
-export function registerProcessMetrics(registry: Registry): void {
+export function registerProcessMetrics(registry: SeriesRegistry): void {
   const startS = Date.now() / 1000 - process.uptime()
   const filesMax = openFilesMax()
   gauge(registry, 'process_start_time_seconds', 'Start of the process, since 1970', () => startS)
@@ -38,16 +37,16 @@ export async function eventLoopLagS(): Promise<number> {
   return Math.max(0, performance.now() - startMs - 1) / 1000
 }
 
-function gauge(registry: Registry, name: string, help: string, read: () => number): void {
+function gauge(registry: SeriesRegistry, name: string, help: string, read: () => number): void {
   one(registry, { name, help, type: 'gauge' }, read)
 }
 
-function counter(registry: Registry, name: string, help: string, read: () => number): void {
+function counter(registry: SeriesRegistry, name: string, help: string, read: () => number): void {
   one(registry, { name, help, type: 'counter' }, read)
 }
 
-function one(registry: Registry, of: Omit<Series, 'samples'>, read: () => number): void {
-  register(registry, { ...of, samples: () => [{ value: read() }] })
+function one(registry: SeriesRegistry, of: Omit<Series, 'samples'>, read: () => number): void {
+  registry.add({ ...of, samples: () => [{ value: read() }] })
 }
 
 function openFiles(): number {

@@ -2,7 +2,7 @@
  * Metrics that are read at scrape time. What counts on the invoke path is plain numbers in objects
  * that were looked up before; prom-client formats them, and holds none of them.
  */
-import type { Metric, Registry } from 'prom-client'
+import { type Metric, Registry } from 'prom-client'
 
 type Labels = Readonly<Record<string, string | number>>
 
@@ -23,18 +23,41 @@ export interface Series {
   samples(): Iterable<Sample>
 }
 
-/**
- * `Registry.metrics()` calls nothing but `get()` on what is registered (prom-client 15,
- * lib/registry.js getMetricsAsString), and this is its shape.
- */
-export function register(registry: Registry, series: Series): void {
-  const metric = {
-    name: series.name,
-    help: series.help,
-    type: series.type,
-    get: () => Promise.resolve({ ...series, values: [...series.samples()] }),
+/** prom-client's registry, for metrics that are read from elsewhere. */
+export class SeriesRegistry {
+  readonly #registry = new Registry()
+  #turn: Promise<void> = Promise.resolve()
+
+  get contentType(): string {
+    return this.#registry.contentType
   }
-  registry.registerMetric(metric as unknown as Metric)
+
+  /**
+   * `Registry.metrics()` calls nothing but `get()` on what is registered (prom-client 15,
+   * lib/registry.js, getMetricsAsString), and this is its shape.
+   */
+  add(series: Series): void {
+    const metric = {
+      name: series.name,
+      help: series.help,
+      type: series.type,
+      get: async () => {
+        await this.#nextTurn()
+        return { ...series, values: [...series.samples()] }
+      },
+    }
+    this.#registry.registerMetric(metric as unknown as Metric)
+  }
+
+  text(): Promise<string> {
+    return this.#registry.metrics()
+  }
+
+  /** The registry formats all metrics at once; calls go on between one metric and the next. */
+  #nextTurn(): Promise<void> {
+    this.#turn = this.#turn.then(() => new Promise(resolve => setImmediate(resolve)))
+    return this.#turn
+  }
 }
 
 /** A histogram with fixed bounds: observing writes into one preallocated array. */
