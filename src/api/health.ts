@@ -74,8 +74,8 @@ export function healthApi(options: HealthOptions) {
           tags: ['Watching'],
           summary: 'Whether this node takes calls',
           description:
-            'Answers 503 with Retry-After and the reason while the node starts, drains, or cannot ' +
-            'write. A failure is a reason to send calls elsewhere, not to restart it.',
+            'Answers 503 with Retry-After and the reason while the node starts, drains, or ' +
+            'cannot write. A failure is a reason to send calls elsewhere, not to restart it.',
           security: [],
         },
       },

@@ -1,13 +1,13 @@
 /**
- * Splits a stream of bytes into lines, in whatever chunks they arrive. The lines depend on the bytes
- * alone, never on the chunks. A line longer than `lineBytesMax` is cut, never inside a character of
+ * Splits a stream of bytes into lines, in whatever chunks they arrive. The lines depend on the
+ * bytes alone, never on the chunks. A line longer than `lineBytesMax` is cut, never inside a character of
  * UTF-8, so that no stream without newlines can hold more memory than that.
  */
 import { assert } from '../errors.ts'
 
 export const lineBytesMax = 64 * 1024
 
-/** `bytes` are valid only during the call. `isContinued` says that the line began in an earlier piece. */
+/** `bytes` are valid only during the call. `isContinued`: the line began in an earlier piece. */
 export type LineReceiver = (bytes: Uint8Array, isContinued: boolean) => void
 
 const newline = 10
@@ -76,7 +76,7 @@ export class LineSplitter {
     this.push(chunk.subarray(last + 1))
   }
 
-  /** Hands out pieces while more than `bytesMax` bytes are unfinished; returns where the rest starts. */
+  /** Hands out pieces while more than `bytesMax` bytes are unfinished; returns the rest's start. */
   #cut(chunk: Uint8Array, start: number, end: number): number {
     let from = start
     while (this.#pendingBytes + end - from > this.#bytesMax) {

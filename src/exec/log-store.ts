@@ -85,7 +85,8 @@ export class LogStore {
   }
 
   get cutText(): string {
-    return `----- more than ${this.#limits.callBytesMax} bytes of output, the rest is discarded -----`
+    const { callBytesMax } = this.#limits
+    return `----- more than ${callBytesMax} bytes of output, the rest is discarded -----`
   }
 
   ofCall(log: CallLog): LogLine[] {

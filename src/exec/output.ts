@@ -2,12 +2,12 @@
  * Captures what instances write, line by line, and tells which call wrote it.
  *
  * A line that starts with `\x1e<call id>\x1f` names its call; fnd's own worker writes so. It is
- * believed only if that call runs, or ran lately, on the same instance: a function can speak for its
- * own calls, never for those of others. Any other line belongs to the instance's newest running
+ * believed only if that call runs, or ran lately, on the same instance: a function can speak for
+ * its own calls, never for those of others. Any other line belongs to the instance's newest running
  * call, when idle to the last one, before the first call to none.
  *
- * No instance can flood fnd: lines are cut, memory is bounded (see `LogStore`), and each instance is
- * read at about 10 MB/s once it has used up a burst, by holding back the promise of `output`.
+ * No instance can flood fnd: lines are cut, memory is bounded (see `LogStore`), and each instance
+ * is read at about 10 MB/s once it has used up a burst, by holding back the promise of `output`.
  */
 import type { Clock } from '../clock.ts'
 import type { Logger } from '../log.ts'
@@ -259,7 +259,7 @@ export class CallOutput implements OutputSink {
     return known
   }
 
-  /** Output of an instance that nobody opened, or that is long gone, has no function to be kept under. */
+  /** Output of an instance that nobody opened, or that is long gone: no function to keep it under. */
   #stray(instanceId: string): InstanceOutput {
     const instance = new InstanceOutput('', this.#receive)
     this.#instances.set(instanceId, instance)

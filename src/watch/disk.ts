@@ -1,4 +1,4 @@
-/** Free space where the data directory lies: writes are refused before the log cannot be appended. */
+/** Free space where the data directory lies: nearly none is a reason to refuse writes. */
 import { statfsSync } from 'node:fs'
 import type { Clock } from '../clock.ts'
 
