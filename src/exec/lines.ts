@@ -1,7 +1,7 @@
 /**
  * Splits a stream of bytes into lines, in whatever chunks they arrive. The lines depend on the
- * bytes alone, never on the chunks. A line longer than `lineBytesMax` is cut, never inside a character of
- * UTF-8, so that no stream without newlines can hold more memory than that.
+ * bytes alone, never on the chunks. A line longer than `lineBytesMax` is cut, never inside a
+ * character of UTF-8, so that no stream without newlines can hold more memory than that.
  */
 import { assert } from '../errors.ts'
 

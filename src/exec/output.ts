@@ -49,6 +49,7 @@ const spentFactor = 9
 const spentMsMax = 20
 
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+const encoder = new TextEncoder()
 const latin1 = new TextDecoder('latin1')
 
 /** The state of one stream of an instance. */
@@ -255,16 +256,24 @@ export class CallOutput implements OutputSink {
       this.#instances.set(instanceId, instance)
       return instance
     }
-    known.fnId = fnId
+    if (known.fnId === '') this.#adopt(known, fnId)
     return known
   }
 
-  /** Output of an instance that nobody opened, or that is long gone: no function to keep it under. */
+  /** An instance that nobody opened, or that is long gone: no function to keep its output under. */
   #stray(instanceId: string): InstanceOutput {
     const instance = new InstanceOutput('', this.#receive)
     this.#instances.set(instanceId, instance)
     this.#retire(instanceId)
     return instance
+  }
+
+  /** What the instance said before it was known whose it is becomes output of its function. */
+  #adopt(instance: InstanceOutput, fnId: string): void {
+    instance.fnId = fnId
+    for (const { stream, text, timeMs } of instance.startLines) {
+      this.#store.append('', fnId, stream, encoder.encode(text), timeMs)
+    }
   }
 
   #retire(instanceId: string): void {

@@ -138,6 +138,14 @@ describe('which call a line belongs to', () => {
     expect(output.tail('unknown')).toEqual([])
   })
 
+  test('start-up output of an instance that is opened late is kept under its function', () => {
+    const { output, write } = capture()
+    write('i1', 'early\n')
+    output.begin('i1', 'f1', a)
+    expect(texts(output.ofFn('f1', 10))).toEqual(['early'])
+    expect(output.tail('i1')).toEqual([])
+  })
+
   test('instances that nobody opened are forgotten', () => {
     const { output, write } = capture()
     for (let at = 0; at < 2000; at += 1) write(`stray ${at}`, 'x\n')
@@ -176,6 +184,10 @@ describe('bounds', () => {
     const random = randomFrom(seed)
     output.begin('quiet', 'fn-quiet', a)
     write('quiet', 'I am still here\n')
+    const firstOfNoisiest = callId(9)
+    output.begin('i0', 'fn0', firstOfNoisiest)
+    write('i0', 'soon forgotten\n')
+    output.end('i0', firstOfNoisiest)
     for (let call = 10; call < 3000; call += 1) {
       const noisy = Math.floor(random() * random() * 8)
       const instance = `i${noisy}`
@@ -189,7 +201,7 @@ describe('bounds', () => {
     }
     expect(texts(output.ofCall(a))).toEqual(['I am still here'])
     expect(output.stats.heldBytes).toBeGreaterThan(logBytesMax / 2)
-    expect(output.ofCall(callId(11))).toBeUndefined()
+    expect(output.ofCall(firstOfNoisiest) ?? []).toEqual([])
     const newest = output.ofFn('fn0', 10)
     expect(newest.length).toBe(10)
     output.forgetFn('fn0')
