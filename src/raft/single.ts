@@ -55,6 +55,10 @@ export const singleLimits: SingleLimits = {
 const flushEveryMax = 1000
 const flushEveryBytes = 4 * mib
 
+/** Applied entries whose checksums are looked at before the start is over; the rest follow. */
+const checkedAtStart = 1000
+const checkedPieceBytes = mib / 4
+
 interface Proposal {
   readonly bytes: Uint8Array
   readonly resolve: (result: unknown) => void
@@ -75,6 +79,9 @@ export class SingleMember implements Replicator {
   /** Entries up to here are durably applied and outside the window. */
   #droppableIndex = 0
   #isFlushing = false
+  /** Until the whole log was read once, nothing leaves it. */
+  #isChecked = false
+  readonly #checking: Promise<void>
 
   /**
    * Applies what the log holds beyond the state machine. Throws `StartError` when log and state
@@ -90,8 +97,8 @@ export class SingleMember implements Replicator {
     this.#onFatal = options.onFatal
     this.#limits = { ...singleLimits, ...options.limits }
     this.#term = options.log.hardState.term
-    this.#window = new Window(options.log.firstIndex)
-    this.#recover()
+    this.#window = this.#recover()
+    this.#checking = this.#check()
   }
 
   propose(bytes: Uint8Array): Promise<unknown> {
@@ -117,7 +124,7 @@ export class SingleMember implements Replicator {
   /** Refuses new proposals, waits for those it took, and closes the log. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#state === 'open' || this.#state === 'stalled') this.#state = 'closing'
-    await this.#draining
+    await Promise.all([this.#draining, this.#checking])
     await this.#log.close()
   }
 
@@ -134,7 +141,7 @@ export class SingleMember implements Replicator {
   }
 
   /** Everything in the log of a group of one is committed: it was durable on its only disk. */
-  #recover(): void {
+  #recover(): Window {
     const log = this.#log
     const applied = this.#machine.appliedIndex
     if (applied > log.lastIndex) {
@@ -149,14 +156,45 @@ export class SingleMember implements Replicator {
           'between are gone. Restore the data directory from a backup.',
       )
     }
-    let index = log.firstIndex
-    while (index <= log.lastIndex) {
+    const fromIndex = Math.max(
+      log.firstIndex,
+      Math.min(applied + 1, log.lastIndex - checkedAtStart),
+    )
+    const window = new Window(fromIndex)
+    for (let index = fromIndex; index <= log.lastIndex; ) {
       const entries = log.read(index, mib)
-      for (const entry of entries) this.#window.push(entry.bytes.length)
+      for (const entry of entries) window.push(entry.bytes.length)
       this.#machine.apply(entries)
       index += entries.length
     }
     assert(this.#machine.appliedIndex === log.lastIndex, 'the whole log is applied')
+    return window
+  }
+
+  /**
+   * Reads the applied entries that `#recover` left out, in pieces between other work. They matter
+   * to members that will ask for them, so a damaged one is fatal, only not at the very start.
+   */
+  async #check(): Promise<void> {
+    const endIndex = this.#window.firstIndex
+    const sizes: number[] = []
+    let index = this.#log.firstIndex
+    try {
+      while (index < endIndex) {
+        await Bun.sleep(1)
+        if (this.#state !== 'open' && this.#state !== 'stalled') return
+        const entries = this.#log.read(index, checkedPieceBytes)
+        for (const entry of entries) {
+          if (entry.index < endIndex) sizes.push(entry.bytes.length)
+        }
+        index += entries.length
+      }
+    } catch (error) {
+      this.#fail(error as Error)
+      return
+    }
+    this.#window.prepend(sizes)
+    this.#isChecked = true
   }
 
   async #drain(): Promise<void> {
@@ -248,7 +286,8 @@ export class SingleMember implements Replicator {
     const isDue =
       this.#window.count > trailingMax + flushEveryMax ||
       this.#window.bytes > trailingBytesMax + flushEveryBytes
-    const isUnderWay = this.#isFlushing || this.#droppableIndex >= this.#log.firstIndex
+    const isUnderWay =
+      !this.#isChecked || this.#isFlushing || this.#droppableIndex >= this.#log.firstIndex
     if (!isDue || isUnderWay) return
     this.#isFlushing = true
     setImmediate(() => {

@@ -8,12 +8,23 @@ export class Window {
     this.#firstIndex = firstIndex
   }
 
+  get firstIndex(): number {
+    return this.#firstIndex
+  }
+
   get count(): number {
     return this.#sizes.length
   }
 
   get bytes(): number {
     return this.#bytes
+  }
+
+  /** Entries before the first, oldest first. */
+  prepend(sizes: readonly number[]): void {
+    this.#sizes.unshift(...sizes)
+    this.#firstIndex -= sizes.length
+    for (const bytes of sizes) this.#bytes += bytes
   }
 
   /** The entry after the last. */

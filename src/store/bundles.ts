@@ -8,8 +8,9 @@ import { mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { mkdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FndError } from '../errors.ts'
+import { fsyncDir } from './fsync.ts'
 import { type Manifest, parseManifest } from './manifest.ts'
-import { type BundleLimits, fsyncDir, type Unpacked, unpack } from './unpack.ts'
+import type { BundleLimits, Unpacked } from './unpack.ts'
 
 export type { Manifest } from './manifest.ts'
 export type { BundleLimits } from './unpack.ts'
@@ -57,6 +58,8 @@ export class Bundles implements AsyncDisposable {
     const temporary = join(this.#dir, temporaryPrefix + randomBytes(12).toString('hex'))
     await mkdir(temporary, { mode: 0o755 })
     try {
+      // Loaded when first needed: the tar library would cost every start several milliseconds.
+      const { unpack } = await import('./unpack.ts')
       const unpacked = await unpack(stream, temporary, limits)
       if (`sha256-${unpacked.hash}` !== hash) {
         throw new FndError('bundle-hash-mismatch', { detail: `it is sha256-${unpacked.hash}` })

@@ -7,12 +7,12 @@
  * only after `flush`.
  */
 import { Database, type Statement } from 'bun:sqlite'
-import { closeSync, fsyncSync, openSync } from 'node:fs'
 import { assert, FndError, StartError } from '../errors.ts'
 import type { CommittedEntry, StateMachine } from '../raft/types.ts'
 import { apply } from './apply.ts'
 import { decodeCommand } from './codec.ts'
 import type { Change, Outcome } from './commands.ts'
+import { fsyncFile } from './fsync.ts'
 import type { Row, SqlValue, Tx } from './rows.ts'
 
 const schemaVersion = 1
@@ -150,7 +150,7 @@ export class StateDb implements StateMachine, Disposable {
     this.#db.run('PRAGMA synchronous = NORMAL')
     // Another process reads the file, for example `sqlite3`: the checkpoint could not finish. Then
     // the WAL itself is made durable, which serves the same end.
-    if (result?.busy !== 0) fsyncPath(`${this.#path}-wal`)
+    if (result?.busy !== 0) fsyncFile(`${this.#path}-wal`)
   }
 
   [Symbol.dispose](): void {
@@ -202,13 +202,4 @@ function nextHash(previous: Uint8Array, entry: CommittedEntry, outcome: Outcome)
     .update(entry.bytes)
     .update(JSON.stringify(outcome))
     .digest()
-}
-
-function fsyncPath(path: string): void {
-  const fd = openSync(path, 'r')
-  try {
-    fsyncSync(fd)
-  } finally {
-    closeSync(fd)
-  }
 }

@@ -9,13 +9,14 @@
  * Record: u8 version, 3 bytes zero, u32 CRC-32C over all that follows, f64 index, f64 term, bytes.
  * Numbers are little endian. The hard state is a record of index 0 whose bytes are JSON.
  */
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, statfsSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { statfsSync } from 'node:fs'
+import { join } from 'node:path'
 import { type Database, open, type RootDatabase } from 'lmdb'
 import { assert, FndError, StartError } from '../errors.ts'
 import { crc32c } from '../raft/crc32c.ts'
 import type { Append, EntryLog, HardState } from '../raft/log.ts'
 import type { CommittedEntry } from '../raft/types.ts'
+import { fsyncDir } from './fsync.ts'
 
 const recordVersion = 1
 const headerBytes = 24
@@ -32,7 +33,7 @@ const mapBytes = 4 * 1024 ** 3
 const dropMax = 2000
 
 export interface LmdbLogOptions {
-  /** The directory that holds `log.mdb`. Made when missing. */
+  /** The directory that holds `log.mdb`. */
   readonly dir: string
   /** Who this member is, asked only when the log is new. */
   readonly identity: () => { readonly clusterId: string; readonly nodeId: string }
@@ -54,11 +55,9 @@ export class LmdbLog implements EntryLog {
   #lastIndex: number
   #closed: 'no' | 'closed' | 'failed' = 'no'
 
-  /** Opens the log, or makes one. */
+  /** Opens the log, or makes one in a directory that is there. */
   static async open(options: LmdbLogOptions): Promise<LmdbLog> {
-    mkdirSync(options.dir, { recursive: true, mode: 0o700 })
     const path = join(options.dir, 'log.mdb')
-    const isNew = !existsSync(path)
     const root = openEnvironment(path)
     const log = new LmdbLog(options, root)
     if (log.#meta.get('hard') !== undefined) return log
@@ -68,7 +67,7 @@ export class LmdbLog implements EntryLog {
     const identity = options.identity()
     const hardState = { term: 1, vote: identity.nodeId, commitIndex: 0, ...identity }
     await log.append({ entries: [], hardState, dropThrough: 0 })
-    if (isNew) for (const dir of [options.dir, dirname(options.dir)]) fsyncDir(dir)
+    await fsyncDir(options.dir)
     return log
   }
 
@@ -82,6 +81,13 @@ export class LmdbLog implements EntryLog {
     const [last] = this.#entries.getKeys({ limit: 1, reverse: true })
     this.#lastIndex = last ?? 0
     this.#firstIndex = first ?? this.#lastIndex + 1
+    const count = (this.#entries.getStats() as { entryCount: number }).entryCount
+    if (count !== this.#lastIndex - this.#firstIndex + 1) {
+      throw new StartError(
+        `The log lacks entries between ${this.#firstIndex} and ${this.#lastIndex}: it is ` +
+          `damaged. ${cure}`,
+      )
+    }
     const hard = this.#meta.get('hard')
     this.#hardState =
       hard === undefined
@@ -157,14 +163,26 @@ export class LmdbLog implements EntryLog {
   }
 
   /**
+   * LMDB refuses every further transaction once the meta page could not be written. It must be
+   * asked in this way: an asynchronous write would never settle.
+   */
+  #isUsable(): boolean {
+    try {
+      this.#root.transactionSync(() => undefined)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  /**
    * A full disk shows when the pages are written, before the meta page that would make them count:
    * the transaction is void and the next may succeed. Anything else may be a failed fsync.
    */
   async #failure(cause: unknown): Promise<FndError> {
     const error = await commitError(cause)
-    if (fullCodes.has((error as { code?: unknown }).code)) {
-      return new FndError('disk-full', { cause: error })
-    }
+    const isFull = fullCodes.has((error as { code?: unknown }).code)
+    if (isFull && this.#isUsable()) return new FndError('disk-full', { cause: error })
     this.#closed = 'failed'
     return new FndError('store-failed', { cause: error })
   }
@@ -195,6 +213,8 @@ function openEnvironment(path: string): RootDatabase<Uint8Array, string> {
       mapSize: mapBytes,
       noSubdir: true,
       overlappingSync: false,
+      // Every write here is a batch of its own. Turn batching adds a promise that nobody can catch.
+      eventTurnBatching: false,
       // Records are written whole; nothing that was in memory before can leak into the file.
       noMemInit: false,
     })
@@ -241,14 +261,4 @@ function decodeRecord(record: Uint8Array, index: number, name: string): Committe
     throw new StartError(`The log's record of ${name} is that of entry ${entry.index}. ${cure}`)
   }
   return entry
-}
-
-/** A new file survives a power loss only once the directory that names it is on the disk. */
-function fsyncDir(dir: string): void {
-  const fd = openSync(dir, 'r')
-  try {
-    fsyncSync(fd)
-  } finally {
-    closeSync(fd)
-  }
 }

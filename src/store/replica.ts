@@ -5,14 +5,14 @@
  * <data>/bundles/    code                         <data>/store/log.mdb   LMDB: log, hard state
  */
 import { randomUUID } from 'node:crypto'
-import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { SingleMember, type SingleLimits } from '../raft/single.ts'
 import type { Replicator, ReplicatorStatus } from '../raft/types.ts'
 import { Bundles } from './bundles.ts'
 import { encodeCommand } from './codec.ts'
 import type { Command, Outcome } from './commands.ts'
 import { StateDb } from './db.ts'
+import { makeDir } from './fsync.ts'
 import { DataLock } from './lock.ts'
 import { LmdbLog } from './log.ts'
 import { Queries } from './queries.ts'
@@ -47,13 +47,13 @@ const freeBytesMin = 64 * 1024 * 1024
 
 /** Throws `StartError` when the directory is in use, damaged, or of a newer version. */
 export async function openStore(options: StoreOptions): Promise<Store> {
-  const { dataDir } = options
+  const dataDir = resolve(options.dataDir)
   // Functions on hosts without namespaces reach their own bundle through it, but cannot list it.
-  mkdirSync(dataDir, { recursive: true, mode: 0o711 })
+  await makeDir(dataDir, 0o711)
   await using opening = new AsyncDisposableStack()
   opening.use(new DataLock(dataDir))
   const storeDir = join(dataDir, 'store')
-  mkdirSync(storeDir, { recursive: true, mode: 0o700 })
+  await makeDir(storeDir, 0o700)
   const db = opening.use(new StateDb(join(storeDir, 'state.db')))
   const log = await LmdbLog.open({
     dir: storeDir,

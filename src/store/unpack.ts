@@ -10,6 +10,7 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { extract, type Headers } from 'tar-stream'
 import { FndError } from '../errors.ts'
+import { fsyncDir } from './fsync.ts'
 import { entryPath } from './manifest.ts'
 
 export interface BundleLimits {
@@ -156,15 +157,6 @@ async function writeDurably(path: string, contents: Readable, mode: number): Pro
 async function writeAll(file: FileHandle, chunk: Uint8Array): Promise<void> {
   let at = 0
   while (at < chunk.length) at += (await file.write(chunk, at)).bytesWritten
-}
-
-export async function fsyncDir(dir: string): Promise<void> {
-  const handle = await open(dir, constants.O_RDONLY | constants.O_DIRECTORY)
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
 }
 
 function parent(path: string): string {

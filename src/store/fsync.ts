@@ -1,0 +1,31 @@
+import { closeSync, constants, fsyncSync, mkdirSync, openSync } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { dirname } from 'node:path'
+
+export function fsyncFile(path: string): void {
+  const fd = openSync(path, 'r')
+  try {
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** A new name survives a power loss only once the directory that holds it is on the disk. */
+export async function fsyncDir(path: string): Promise<void> {
+  const handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY)
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** Makes a directory and its parents, on the disk. */
+export async function makeDir(path: string, mode: number): Promise<void> {
+  const first = mkdirSync(path, { recursive: true, mode })
+  if (first === undefined) return
+  for (let dir = path; dir.length >= first.length; dir = dirname(dir)) {
+    await fsyncDir(dirname(dir))
+  }
+}
