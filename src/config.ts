@@ -79,7 +79,7 @@ type Env = Readonly<Record<string, string | undefined>>
 
 const mib = 1024 * 1024
 
-/** Reads one variable, by any of its names; `NAME_FILE` reads the file and drops its last newline. */
+/** One variable, by any of its names; `NAME_FILE` reads the file and drops its last newline. */
 function lookup(env: Env, names: readonly string[], faults: string[]): string | undefined {
   for (const name of names) {
     const value = env[name]

@@ -34,8 +34,8 @@ export function announceServer(
   mkdirSync(dir, { recursive: true, mode: 0o700 })
   chmodSync(dir, 0o700)
   // One server at a time has a data directory, so its name is the key.
-  const name = `${new Bun.CryptoHasher('sha256').update(server.dataDir).digest('hex').slice(0, 16)}.json`
-  const path = join(dir, name)
+  const hash = new Bun.CryptoHasher('sha256').update(server.dataDir).digest('hex')
+  const path = join(dir, `${hash.slice(0, 16)}.json`)
   const record: ServerRecord = { ...server, startedAt: processStart(server.pid) ?? '' }
   const temporary = `${path}.${server.pid}`
   writeFileSync(temporary, `${JSON.stringify(record)}\n`, { mode: 0o600 })

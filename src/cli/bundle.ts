@@ -85,9 +85,11 @@ export async function bundleModule(entry: string): Promise<BundleContent> {
   const files: BundleFile[] = []
   for (const output of built.outputs) {
     const path = output === main ? 'index.js' : output.path.replace(/^(\.?\/)+/, '')
-    files.push({ path, content: await output.bytes(), isExecutable: false })
+    const content = new Uint8Array(await output.arrayBuffer())
+    files.push({ path, content, isExecutable: false })
   }
-  const exports = Object.values(built.metafile?.outputs ?? {}).flatMap(output => output.exports)
+  // Read from the output, where a CommonJS module has its `module.exports` as default export.
+  const { exports } = new Bun.Transpiler({ loader: 'js' }).scan(await main.text())
   const isFdk =
     inputs.some(path => fdkPackage.test(path.replaceAll(sep, '/'))) || !exports.includes('default')
   const manifest: Manifest = isFdk

@@ -58,7 +58,7 @@ async function pathFrom(session: Session, target: string, options: LogsOptions):
   return `/fnd/v1/calls/${target}/log`
 }
 
-/** Splits a stream of newline-delimited JSON; a line cut by the end of the connection is dropped. */
+/** Splits newline-delimited JSON; a line cut by the end of the connection is dropped. */
 export async function* jsonLines(response: Response): AsyncGenerator<unknown> {
   const decoder = new TextDecoder()
   let rest = ''

@@ -14,6 +14,7 @@ import { examples } from './options.ts'
 import { addRun } from './run.ts'
 import { addServe } from './serve.ts'
 import type { Host } from './session.ts'
+import { isReaderGone } from './terminal.ts'
 import { addTriggers } from './triggers.ts'
 import { addVersion } from './version.ts'
 
@@ -27,7 +28,10 @@ export function makeProgram(host: Host): Command {
     .version(`fnd ${version} (${commit})`, '-V, --version', 'print version and commit')
     .helpOption('-h, --help', 'show help and examples')
     .helpCommand('help [command]', 'show help of a command')
-    .configureHelp({ showGlobalOptions: true })
+    .configureHelp({
+      showGlobalOptions: true,
+      subcommandTerm: command => `${command.name()} ${command.usage()}`,
+    })
     .configureOutput({
       writeErr: text => host.terminal.note(text.trimEnd()),
     })
@@ -66,7 +70,7 @@ export async function runCli(host: Host): Promise<number> {
       // Help and version end by this way too; Commander has printed what there is to say.
       return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage
     }
-    return report(host, error)
+    return isReaderGone(error) ? exitCodes.ok : report(host, error)
   }
 }
 

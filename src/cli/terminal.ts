@@ -9,10 +9,8 @@ export class Terminal {
   #progress = ''
 
   constructor() {
-    // `fnd logs … | head` closes the pipe: then the work is over, and it is no error.
-    process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-      process.exit(error.code === 'EPIPE' ? 0 : 1)
-    })
+    // Whoever waits for a write is told; without a listener the process would end at once.
+    process.stdout.on('error', () => undefined)
   }
 
   /** Resolves when the bytes have left, so that a slow reader slows us down. */
@@ -49,4 +47,9 @@ function written(stream: Writable, chunk: string | Uint8Array): Promise<void> {
   return new Promise((resolve, reject) => {
     stream.write(chunk, error => (error ? reject(error) : resolve()))
   })
+}
+
+/** `fnd logs … | head` closes the pipe: then the work is over, and it is no error. */
+export function isReaderGone(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'EPIPE'
 }

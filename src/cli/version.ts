@@ -15,10 +15,9 @@ export function addVersion(program: Command, host: Host): void {
         const text = `fnd ${version} (${commit})`
         if (options.client === true) return session.print({ client }, () => text)
         const server = await serverVersion(session.client)
-        await session.print({ client, server: server ?? null }, () => {
-          const at = session.client.url
-          return `${text}\n${server === undefined ? `no server at ${at}` : `server ${server} at ${at}`}`
-        })
+        const at = session.client.url
+        const answer = server === undefined ? `no server at ${at}` : `server ${server} at ${at}`
+        await session.print({ client, server: server ?? null }, () => `${text}\n${answer}`)
       }),
     )
   examples(command, [
