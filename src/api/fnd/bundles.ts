@@ -53,7 +53,7 @@ const putRoute = {
       'The body is the archive; its SHA-256 must be the name. Uploading it again changes nothing.',
     requestBody: {
       required: true,
-      content: { 'application/octet-stream': { schema: { type: 'string' } } },
+      content: { 'application/octet-stream': { schema: { type: 'string' as const } } },
     },
     responses: responses({ 200: json('Bundle', 'Stored') }, 400, 413),
   },
