@@ -171,7 +171,7 @@ export class Pool<C extends object> {
       this.#assign(fleet.firstWaiter, instance, nowMs)
     }
     this.#roster.noteEvictable(fleet)
-    if (instance.running === 0 && this.#roster.isClosing(fleet)) this.#roster.dismiss(fleet)
+    if (fleet.waiting === 0 && this.#roster.isClosing(fleet)) this.#roster.dismiss(fleet)
     this.#afterChange(fleet, nowMs)
   }
 
@@ -217,7 +217,7 @@ export class Pool<C extends object> {
     }
     if (fleet.firstWaiter !== undefined) this.#assign(fleet.firstWaiter, instance, nowMs)
     this.#roster.noteEvictable(fleet)
-    if (instance.running === 0 && this.#roster.isClosing(fleet)) {
+    if (fleet.waiting === 0 && this.#roster.isClosing(fleet)) {
       this.#roster.dismiss(fleet)
       this.#feed(nowMs)
     } else if (this.#blocked.size > 0) this.#feed(nowMs)
