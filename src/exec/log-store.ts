@@ -139,6 +139,7 @@ export class LogStore {
   }
 
   #hold(fnId: string, bytes: number): void {
+    if (bytes === 0) return
     const fn = this.#fns.get(fnId)
     if (fn !== undefined) fn.heldBytes += bytes
     this.#heldBytes += bytes
