@@ -29,6 +29,22 @@ interface Outcome {
   readonly waitMsMax: number
 }
 
+/** What happens when; of things at the same time, the one added first comes first. */
+class Agenda {
+  /** The next one is the last. */
+  readonly #events: { atMs: number; run: () => void }[] = []
+
+  add(atMs: number, run: () => void): void {
+    let place = this.#events.length
+    while (place > 0 && (this.#events[place - 1]?.atMs ?? 0) <= atMs) place -= 1
+    this.#events.splice(place, 0, { atMs, run })
+  }
+
+  next(): { atMs: number; run: () => void } | undefined {
+    return this.#events.pop()
+  }
+}
+
 function simulate(load: Load): Outcome {
   const cpus = load.cpus ?? 2
   const pool = new Pool<Call>({
@@ -41,19 +57,11 @@ function simulate(load: Load): Outcome {
   })
   const rest = { memoryMb: 128, concurrency: 1, instancesMin: 0, instancesMax: 1000 }
   pool.define({ key: 'f', ...rest, idleTimeoutMs: 30_000, ...load.demand }, 0)
-  const events: { atMs: number; order: number; run: () => void }[] = []
-  let order = 0
+  const agenda = new Agenda()
   let nowMs = 0
   let running = 0
   const warm = new Set<number>()
   const outcome = { starts: 0, done: 0, failed: 0, waitMsMax: 0 }
-  const at = (atMs: number, run: () => void): void => {
-    const event = { atMs, order: order++, run }
-    let place = events.length
-    while (place > 0 && (events[place - 1]?.atMs ?? 0) <= atMs) place -= 1
-    // The next event is the last of the list; equal times keep their order.
-    events.splice(place, 0, event)
-  }
   const run = (call: Call, instance: number): void => {
     outcome.waitMsMax = Math.max(outcome.waitMsMax, nowMs - call.arrivedMs)
     running += 1
@@ -61,7 +69,7 @@ function simulate(load: Load): Outcome {
     const first = warm.has(instance) ? 0 : (load.firstRunMs ?? 0)
     warm.add(instance)
     const runMs = first + load.runMs * share
-    at(nowMs + runMs, () => {
+    agenda.add(nowMs + runMs, () => {
       running -= 1
       outcome.done += 1
       pool.release(instance, runMs, 'keep', nowMs)
@@ -73,7 +81,7 @@ function simulate(load: Load): Outcome {
     for (const effect of pool.takeEffects()) {
       if (effect.do === 'start') {
         outcome.starts += 1
-        at(nowMs + load.startMs, () => {
+        agenda.add(nowMs + load.startMs, () => {
           pool.ready(effect.instance, nowMs)
           follow()
         })
@@ -88,10 +96,10 @@ function simulate(load: Load): Outcome {
     else if (placement !== 'waiting') outcome.failed += 1
     follow()
   }
-  for (const atMs of load.arrivalsMs) at(atMs, arrive)
-  for (let caller = 0; caller < (load.callers ?? 0); caller += 1) at(0, arrive)
+  for (const atMs of load.arrivalsMs) agenda.add(atMs, arrive)
+  for (let caller = 0; caller < (load.callers ?? 0); caller += 1) agenda.add(0, arrive)
   for (;;) {
-    const event = events.pop()
+    const event = agenda.next()
     if (event === undefined || event.atMs > load.untilMs) break
     while (pool.nextWakeMs <= event.atMs) {
       nowMs = pool.nextWakeMs
