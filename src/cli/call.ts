@@ -7,7 +7,7 @@ import { endpointOf, invokeEndpoint, mustFn } from './objects.ts'
 import { examples } from './options.ts'
 import { type Host, runs, type Session } from './session.ts'
 
-interface CallOptions {
+export interface CallOptions {
   readonly data?: string
   readonly header?: Headers
   readonly contentType?: string
@@ -46,13 +46,23 @@ export function headerLine(text: string, before = new Headers()): Headers {
 }
 
 async function call(session: Session, path: string, options: CallOptions): Promise<void> {
+  // Looked at first: a missing file is told before the server is asked for anything.
   const body = bodyFrom(session, options.data)
   const { fn } = await mustFn(session.client, path)
+  await invoke(session, endpointOf(fn, invokeEndpoint) ?? `/invoke/${fn.id}`, body, options)
+}
+
+/** Calls and prints the answer; an answer that is none ends the command. */
+export async function invoke(
+  session: Session,
+  target: string,
+  body: Bun.BodyInit | undefined,
+  options: CallOptions,
+): Promise<void> {
   const headers = new Headers(options.header)
   if (options.contentType !== undefined) headers.set('content-type', options.contentType)
   // Fn's own client sends the same type where none is given.
   if (!headers.has('content-type')) headers.set('content-type', 'text/plain')
-  const target = endpointOf(fn, invokeEndpoint) ?? `/invoke/${fn.id}`
   const response = await session.client.send(target, {
     method: 'POST',
     headers,
@@ -67,16 +77,11 @@ async function call(session: Session, path: string, options: CallOptions): Promi
   }
   if (!response.ok) {
     const text = session.isJson ? '' : await response.text()
-    throw callFailure(response, path, callId, text)
+    throw callFailure(response, callId, text)
   }
 }
 
-function callFailure(
-  response: Response,
-  path: string,
-  callId: string | null,
-  text: string,
-): CliError {
+function callFailure(response: Response, callId: string | null, text: string): CliError {
   const reasons: Record<number, ExitReason> = { 401: 'unauthorized', 404: 'not-found' }
   const message = messageOf(text) || response.statusText
   const id = callId === null ? '' : ` (call ${callId})`
@@ -86,7 +91,7 @@ function callFailure(
       ? 'the app asks for a key; give it with -H'
       : retryAfter !== null
         ? `try again in ${retryAfter} s`
-        : `see what it printed: fnd logs ${callId ?? path}`
+        : `see what it printed: fnd logs ${callId ?? '<app>/<function>'}`
   return new CliError(reasons[response.status] ?? 'failed', `${response.status} ${message}${id}`, {
     hint,
   })

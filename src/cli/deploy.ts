@@ -47,13 +47,12 @@ export function addDeploy(program: Command, host: Host): void {
   ])
 }
 
-/** What was read to make the bundle, so that a watcher knows what to look at. */
-export interface DeployRun {
-  readonly content: BundleContent
-  readonly deployed: Deployed
-}
-
-async function deploy(session: Session, path: string, options: DeployOptions): Promise<DeployRun> {
+/** Resolves with what was read, so that a watcher knows what to look at. */
+async function deploy(
+  session: Session,
+  path: string,
+  options: DeployOptions,
+): Promise<BundleContent> {
   const startedMs = performance.now()
   const names = namesOf(path, options)
   const content = await contentOf(path, options)
@@ -66,10 +65,14 @@ async function deploy(session: Session, path: string, options: DeployOptions): P
   } else {
     await session.terminal.line(describe(deployed, tookS))
   }
-  return { content, deployed }
+  return content
 }
 
-async function contentOf(path: string, options: DeployOptions): Promise<BundleContent> {
+/** The bundle of a file or a directory. */
+export async function contentOf(
+  path: string,
+  options: { readonly exec?: boolean; readonly entry?: string },
+): Promise<BundleContent> {
   const { bundleModule, bundleProgram, entryOf } = await import('./bundle.ts')
   if (options.exec === true) return bundleProgram(path, options.entry)
   if (options.entry !== undefined) {

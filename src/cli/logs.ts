@@ -6,7 +6,7 @@ import { type Host, runs, type Session } from './session.ts'
 import { printable } from './table.ts'
 
 /** One line that a function printed, as the server sends it. */
-interface LogLine {
+export interface LogLine {
   readonly call_id?: string
   readonly fn_id?: string
   readonly time: string

@@ -38,7 +38,7 @@ export interface Deployed {
 }
 
 export async function release(
-  session: Session,
+  session: Pick<Session, 'client' | 'terminal'>,
   content: BundleContent,
   options: ReleaseOptions,
 ): Promise<Deployed> {
@@ -64,7 +64,10 @@ export async function release(
   }
 }
 
-async function upload(session: Session, packed: PackedBundle): Promise<void> {
+async function upload(
+  session: Pick<Session, 'client' | 'terminal'>,
+  packed: PackedBundle,
+): Promise<void> {
   const path = `/fnd/v1/bundles/${packed.id}`
   const { client, terminal } = session
   const head = await client.send(path, { method: 'HEAD' })

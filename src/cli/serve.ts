@@ -1,5 +1,7 @@
 import type { Command } from 'commander'
-import { type ConfigFlags, readConfig } from '../config.ts'
+import { type Config, type ConfigFlags, readConfig } from '../config.ts'
+import type { Logger } from '../log.ts'
+import type { FndNode } from '../node.ts'
 import { CliError } from './failure.ts'
 import { nearNames } from './near.ts'
 import { examples } from './options.ts'
@@ -43,22 +45,33 @@ function unknownCommand(program: Command, word: string): CliError {
 async function serve(host: Host, flags: ConfigFlags): Promise<void> {
   const read = readConfig(flags, host.env)
   if (!read.ok) throw new CliError('usage', read.faults.join('\n'))
-  // Loaded here only: the server's parts would slow every other command down.
+  const { node, logger } = await openNode(read.config)
+  stopOnSignals(node, signal => {
+    logger.info({ signal }, 'stopping; a second signal stops at once')
+  })
+  await node.closed
+}
+
+/** Loaded here only: the server's parts would slow every other command down. */
+export async function openNode(config: Config): Promise<{ node: FndNode; logger: Logger }> {
   const [{ makeLogger }, { startNode }] = await Promise.all([
     import('../log.ts'),
     import('../node.ts'),
   ])
-  const logger = makeLogger(read.config.log)
-  const node = await startNode(read.config, logger)
+  const logger = makeLogger(config.log)
+  return { node: await startNode(config, logger), logger }
+}
+
+/** The first signal stops in order, the second at once. */
+export function stopOnSignals(node: FndNode, onFirst: (signal: NodeJS.Signals) => void): void {
   let isStopping = false
   const stop = (signal: NodeJS.Signals) => {
     if (isStopping) process.exit(signal === 'SIGINT' ? 130 : 143)
     isStopping = true
-    logger.info({ signal }, 'stopping; a second signal stops at once')
-    // A failure to stop also shows in `closed`, which is awaited below.
-    void node.stop()
+    onFirst(signal)
+    // A failure to stop also shows in `closed`, which the command awaits.
+    node.stop().catch(() => undefined)
   }
   process.on('SIGTERM', stop)
   process.on('SIGINT', stop)
-  await node.closed
 }

@@ -1,5 +1,5 @@
 import type { Command } from 'commander'
-import { type ConfigFlags, readClientConfig } from '../config.ts'
+import { readClientConfig } from '../config.ts'
 import { FndClient } from './client.ts'
 import { CliError } from './failure.ts'
 import type { Terminal } from './terminal.ts'
@@ -22,14 +22,19 @@ export class Session {
   readonly host: Host
   readonly terminal: Terminal
   readonly isJson: boolean
-  readonly #options: GlobalOptions & ConfigFlags
+  readonly #options: GlobalOptions
   #client: FndClient | undefined
 
-  constructor(host: Host, command: Command) {
+  constructor(host: Host, options: GlobalOptions) {
     this.host = host
     this.terminal = host.terminal
-    this.#options = command.optsWithGlobals<GlobalOptions & ConfigFlags>()
-    this.isJson = this.#options.json === true
+    this.#options = options
+    this.isJson = options.json === true
+  }
+
+  /** The same, with another server. */
+  at(url: string): Session {
+    return new Session(this.host, { ...this.#options, url })
   }
 
   get client(): FndClient {
@@ -57,6 +62,9 @@ export function runs<A extends unknown[]>(
   return async (...args) => {
     // Commander ends the arguments of an action with its options and the command itself.
     const command = args.at(-1) as Command
-    await action(new Session(host, command), ...(args.slice(0, -1) as A))
+    await action(
+      new Session(host, command.optsWithGlobals<GlobalOptions>()),
+      ...(args.slice(0, -1) as A),
+    )
   }
 }

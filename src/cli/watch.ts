@@ -1,6 +1,6 @@
 import { existsSync, type FSWatcher, statSync, watch } from 'node:fs'
 import { dirname, resolve } from 'node:path'
-import type { DeployRun } from './deploy.ts'
+import type { BundleContent } from './bundle.ts'
 import { CliError } from './failure.ts'
 import type { Session } from './session.ts'
 
@@ -14,7 +14,7 @@ const settleMs = 60
  */
 export async function deployOnChange(
   session: Session,
-  deploy: () => Promise<DeployRun>,
+  deploy: () => Promise<BundleContent>,
   path: string,
 ): Promise<void> {
   const full = resolve(path)
@@ -25,7 +25,7 @@ export async function deployOnChange(
   for (;;) {
     const changed = watched.changed()
     try {
-      const { content } = await deploy()
+      const content = await deploy()
       const dirs = content.inputDir === undefined ? [] : [content.inputDir]
       const inputDirs = [...new Set(content.inputs.map(file => dirname(file)))]
       watched.look({
