@@ -259,7 +259,7 @@ export class SingleMember implements Replicator {
         return
       } catch (error) {
         const isFull = (error as { code?: string }).code === 'disk-full'
-        // At shutdown nobody waits for room: the log keeps the entries, the next start applies them.
+        // At shutdown nobody waits for room: the next start applies what the log keeps.
         if (!isFull || this.#state === 'closing') {
           for (const proposal of batch)
             proposal.reject(new FndError('store-failed', { cause: error }))
