@@ -157,6 +157,10 @@ const table = {
     message:
       'Container failed to initialize, please ensure you are using the latest fdk and check the logs',
   },
+  'isolation-missing': {
+    status: 500,
+    message: 'FND_REQUIRE_ISOLATION is set, and this host cannot isolate functions',
+  },
   'init-timeout': {
     status: 504,
     message:
@@ -169,7 +173,7 @@ const table = {
   },
   'image-driver-missing': {
     status: 502,
-    message: 'Failed to pull image: no driver on this node runs images of this kind',
+    message: 'Failed to pull image',
   },
   /** The caller went away; nobody reads this answer (Fn's pseudo status). */
   'client-gone': { status: 444, message: 'Client disconnected before the answer' },
@@ -194,6 +198,7 @@ export class FndError extends Error {
   readonly status: number
   readonly retryAfterS: number | undefined
   readonly field: string | undefined
+  readonly detail: string | undefined
 
   constructor(code: ErrorCode, options: FndErrorOptions = {}) {
     const row: ErrorRow = table[code]
@@ -205,6 +210,7 @@ export class FndError extends Error {
     this.status = row.status
     this.retryAfterS = row.retryAfterS
     this.field = options.field
+    this.detail = options.detail
   }
 }
 

@@ -1,0 +1,225 @@
+/**
+ * A confined process and everything the host keeps for it: uid, cgroup, socket directory,
+ * descriptors. All of it is released, once, when the process has ended, whoever ended it.
+ */
+import { closeSync, mkdirSync, rmSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import { assert } from '../errors.ts'
+import type { Cgroup, Cgroups } from './cgroup.ts'
+import { Child, type Reaper } from './child.ts'
+import type { Exit } from './driver.ts'
+import { makePipe } from './libc.ts'
+import {
+  catchesTermination,
+  killAll,
+  namespaceBytes,
+  pidsWithEnv,
+  processBytes,
+  sessionPids,
+} from './proc.ts'
+import { openRendezvous } from './rendezvous.ts'
+import type { ChildLimits, Sandbox } from './sandbox.ts'
+import type { UidRange } from './uids.ts'
+
+export interface CellHost {
+  readonly sandbox: Sandbox
+  readonly cgroups: Cgroups | undefined
+  readonly uids: UidRange
+  readonly reaper: Reaper
+  readonly limits: ChildLimits
+  /** Where socket directories are made at level `process`. */
+  readonly socketsDir: string
+}
+
+export interface CellSpec {
+  /** Unique among the living cells. Short: it is part of a socket's path. */
+  readonly name: string
+  readonly path: string
+  readonly argv: readonly string[]
+  /** FN_LISTENER is added. */
+  readonly env: Readonly<Record<string, string>>
+  readonly cwd: string
+  readonly fnDir: string | undefined
+  readonly network: 'host' | 'none'
+  /** Undefined until it is known what will run here. */
+  readonly memoryBytesMax: number | undefined
+  /** Whether the process is told more on stdin. */
+  readonly hasStdin: boolean
+}
+
+/** What a full output pipe of a dead process may hold up its release. */
+const drainMsMax = 5000
+const pipeBytes = 60_000
+
+export class Cell {
+  readonly name: string
+  readonly child: Child
+  /** FN_LISTENER as the process sees it. */
+  readonly listener: string
+  /** Settles when no process, group, directory or descriptor is left. Never rejects. */
+  readonly gone: Promise<Exit>
+  readonly #host: CellHost
+  readonly #cgroup: Cgroup | undefined
+  readonly #uid: number
+  readonly #socketsDir: string | undefined
+  readonly #descriptors = new Set<number>()
+  #stdinFd: number
+  #memoryBytesMax: number | undefined
+  #isOverMemory = false
+
+  constructor(host: CellHost, spec: CellSpec) {
+    this.#host = host
+    this.name = spec.name
+    for (const [key, value] of Object.entries(spec.env)) {
+      assert(!`${key}${value}`.includes('\0'), 'an environment holds no NUL')
+    }
+    const isNamespaced = host.sandbox.level === 'namespaces'
+    this.#socketsDir = isNamespaced ? undefined : join(host.socketsDir, spec.name)
+    this.listener = `unix:${this.#socketsDir ?? '/tmp/iofs'}/lsnr.sock`
+    this.#uid = host.uids.take()
+    if (this.#socketsDir !== undefined) mkdirSync(this.#socketsDir, { mode: 0o700 })
+    this.#cgroup = host.cgroups?.create(spec.name, host.limits.pidsMax)
+    try {
+      if (spec.memoryBytesMax !== undefined) this.limitMemory(spec.memoryBytesMax)
+      const { child, stdinFd } = this.#spawn(spec)
+      this.child = child
+      this.#stdinFd = stdinFd
+    } catch (cause) {
+      void this.#releaseHost()
+      throw cause
+    }
+    this.gone = this.child.ended.then(async exit => {
+      const kills = this.#cgroup?.outOfMemoryKills() ?? 0
+      await this.#release()
+      const isKilled = exit.signal === 'SIGKILL'
+      return { ...exit, outOfMemory: this.#isOverMemory || (isKilled && kills > 0) }
+    })
+  }
+
+  #spawn(spec: CellSpec): { child: Child; stdinFd: number } {
+    const { sandbox, limits, reaper } = this.#host
+    const stdout = makePipe()
+    const stderr = makePipe()
+    const stdin = spec.hasStdin ? makePipe({ blocks: true }) : { readFd: -1, writeFd: -1 }
+    const closing = [stdout.writeFd, stderr.writeFd, stdin.readFd]
+    try {
+      const pid = sandbox.spawn({
+        ...spec,
+        env: { ...spec.env, FN_LISTENER: this.listener },
+        stdinFd: stdin.readFd,
+        stdoutFd: stdout.writeFd,
+        stderrFd: stderr.writeFd,
+        cgroupFds: this.#cgroup?.joinFds ?? [],
+        limits,
+        uid: this.#uid,
+      })
+      const fds = { stdout: stdout.readFd, stderr: stderr.readFd }
+      return { child: new Child(pid, fds, reaper), stdinFd: stdin.writeFd }
+    } catch (cause) {
+      closing.push(stdout.readFd, stderr.readFd, stdin.writeFd)
+      throw cause
+    } finally {
+      for (const fd of closing) if (fd >= 0) closeSync(fd)
+    }
+  }
+
+  limitMemory(bytes: number): void {
+    this.#memoryBytesMax = bytes
+    this.#cgroup?.limitMemory(bytes)
+  }
+
+  /** Resident bytes by the kernel's account, else by adding up its processes. */
+  memoryBytes(): number {
+    if (this.#cgroup !== undefined && this.#host.cgroups?.hasMemory === true) {
+      return this.#cgroup.memoryBytes()
+    }
+    return this.#countedBytes()
+  }
+
+  /** For hosts without a memory cgroup: ends the cell when it is over its limit. */
+  watchMemory(): void {
+    if (this.#memoryBytesMax === undefined || this.child.hasEnded) return
+    if (this.#countedBytes() <= this.#memoryBytesMax) return
+    this.#isOverMemory = true
+    this.kill()
+  }
+
+  /** Writes to its stdin, and closes it. A process that is gone does not read; that is all. */
+  tell(text: string): void {
+    const fd = this.#stdinFd
+    this.#stdinFd = -1
+    const bytes = Buffer.from(text)
+    const finish = () => closeSync(fd)
+    if (bytes.length <= pipeBytes) {
+      try {
+        writeSync(fd, bytes)
+      } catch (cause) {
+        if ((cause as NodeJS.ErrnoException).code !== 'EPIPE') throw cause
+      }
+      finish()
+      return
+    }
+    // More than a pipe holds: the worker reads while a thread of the pool writes.
+    Bun.write(Bun.file(fd), bytes).then(finish, finish)
+  }
+
+  attach(fnDir: string): void {
+    this.#host.sandbox.attach(this.child.pid, fnDir)
+  }
+
+  /** A descriptor of the directory in which the function makes its socket. */
+  openSocketsDir(): number | undefined {
+    return openRendezvous(this.#socketsDir ?? `/proc/${this.child.pid}/root/tmp/iofs`)
+  }
+
+  /** Keeps a descriptor open until the cell is released. */
+  keep(fd: number): void {
+    this.#descriptors.add(fd)
+  }
+
+  kill(): void {
+    if (this.#host.sandbox.level === 'process') killAll(sessionPids(this.child.pid))
+    this.child.kill('SIGKILL')
+  }
+
+  async stop(graceMs: number): Promise<void> {
+    if (graceMs > 0 && catchesTermination(this.child.pid)) {
+      this.child.kill('SIGTERM')
+      await Promise.race([this.gone, Bun.sleep(graceMs)])
+    }
+    if (!this.child.hasEnded) this.kill()
+    await this.gone
+  }
+
+  #countedBytes(): number {
+    const { pid } = this.child
+    const isNamespaced = this.#host.sandbox.level === 'namespaces'
+    return isNamespaced ? namespaceBytes(pid) : processBytes(sessionPids(pid))
+  }
+
+  /** Without a pid namespace, the other processes are found by session and by environment. */
+  #killRest(): void {
+    if (this.#host.sandbox.level !== 'process') return
+    for (;;) {
+      const left = [...sessionPids(this.child.pid), ...pidsWithEnv(`FN_LISTENER=${this.listener}`)]
+      if (left.length === 0) return
+      killAll(left)
+    }
+  }
+
+  async #release(): Promise<void> {
+    this.#killRest()
+    await Promise.race([this.child.drained, Bun.sleep(drainMsMax)])
+    await this.child.abandonOutput()
+    await this.child.drained
+    if (this.#stdinFd >= 0) closeSync(this.#stdinFd)
+    for (const fd of this.#descriptors) closeSync(fd)
+    await this.#releaseHost()
+  }
+
+  async #releaseHost(): Promise<void> {
+    await this.#cgroup?.remove()
+    if (this.#socketsDir !== undefined) rmSync(this.#socketsDir, { recursive: true, force: true })
+    this.#host.uids.release(this.#uid)
+  }
+}
