@@ -99,9 +99,10 @@ export function callHeaders(call: ActiveCall): HeaderPairs {
 }
 
 function serverTiming(call: ActiveCall): string {
-  const queue = hundredths(call.queueMs)
-  const start = hundredths(call.startMs)
-  return `queue;dur=${queue}, start;dur=${start}, run;dur=${hundredths(call.runMs)}`
+  const phases = call.phases(call.answeredMs)
+  const queue = hundredths(phases.queueMs)
+  const start = hundredths(phases.startMs)
+  return `queue;dur=${queue}, start;dur=${start}, run;dur=${hundredths(phases.runMs)}`
 }
 
 function hundredths(ms: number): number {

@@ -1,5 +1,6 @@
 import type { FndError } from '../errors.ts'
-import type { Client, Exchange, ExchangeEnd, Reply } from '../http/client.ts'
+import type { Client, Exchange, ExchangeEnd, ExchangeFault, Reply } from '../http/client.ts'
+import { type CallEnd, CallLife, type Outcome } from './call.ts'
 import type { FnSpec, Instance } from './driver.ts'
 import type { InstanceId } from './pool.ts'
 
@@ -27,54 +28,56 @@ export interface Running {
   /** Both are set when it is ready. */
   instance: Instance | null
   client: Client | null
+  readonly startedMs: number
   readyMs: number
-  startMs: number
 }
 
 /** What a call needs of the runner. */
 interface Releaser {
-  release(call: ActiveCall, status: number, isWhole: boolean): void
+  release(call: ActiveCall, end: CallEnd): void
 }
 
-/** One call, from its arrival to its end. Times are on the monotonic clock, 0 when not yet. */
-export class ActiveCall implements ExchangeEnd {
+const endOfFault = {
+  refused: 'closed-before-head',
+  'bad-reply': 'garbage',
+  'head-too-large': 'head-too-large',
+  'body-too-large': 'body-too-large',
+  aborted: 'client-gone',
+  'timed-out': 'timed-out',
+} as const
+
+/** One call, from its arrival to its end. Times are on the monotonic clock. */
+export class ActiveCall extends CallLife implements ExchangeEnd {
   readonly id: string
   readonly spec: FnSpec
   readonly arrivedMs: number
-  /** When it got its slot. */
+  /** 0 until it has a slot. */
   placedMs = 0
-  /** When the head of the reply, or the failure, was there. */
-  answeredMs = 0
-  /** The part of the wait that was an instance's start. */
-  startMs = 0
   deadlineMs = 0
+  /** When its answer or its failure was there for the caller; 0 before. */
+  answeredMs = 0
   running: Running | null = null
   /** Set while an exchange is under way. */
   exchange: Exchange | null = null
   /** Set while it waits for a slot: null for a slot, else why there is none. */
   settleWait: ((failure: FndError | null) => void) | null = null
-  isClientGone = false
+  /** Set when it has given its slot back. */
+  outcome: Outcome | null = null
   readonly #releaser: Releaser
 
   constructor(releaser: Releaser, id: string, spec: FnSpec, arrivedMs: number) {
+    super(arrivedMs)
     this.#releaser = releaser
     this.id = id
     this.spec = spec
     this.arrivedMs = arrivedMs
   }
 
-  /** Time spent waiting, without the start of an instance. */
-  get queueMs(): number {
-    const placedMs = this.placedMs === 0 ? this.answeredMs : this.placedMs
-    return Math.max(0, placedMs - this.arrivedMs - this.startMs)
-  }
-
-  get runMs(): number {
-    return this.placedMs === 0 ? 0 : this.answeredMs - this.placedMs
-  }
-
-  exchangeEnded(status: number, isWhole: boolean): void {
+  exchangeEnded(status: number, fault: ExchangeFault | null): void {
     this.exchange = null
-    this.#releaser.release(this, status, isWhole)
+    if (fault === null) return this.#releaser.release(this, { what: 'answered', status })
+    if (fault !== 'closed') return this.#releaser.release(this, { what: endOfFault[fault] })
+    const what = status === 0 ? 'closed-before-head' : 'closed-in-body'
+    this.#releaser.release(this, { what })
   }
 }

@@ -4,10 +4,11 @@
  * sets no timer and touches no disk; deadlines are looked after by one sweep.
  */
 import type { Clock } from '../clock.ts'
-import { assert, FndError } from '../errors.ts'
+import { assert, type ErrorCode, FndError } from '../errors.ts'
 import { Client, ExchangeError, type Reply } from '../http/client.ts'
 import type { IdSource } from '../ids.ts'
 import { ActiveCall, type CallRequest, type CallResult, type Running } from './active-call.ts'
+import { type CallEnd, codeOf } from './call.ts'
 import type { Driver, FnSpec, Instance } from './driver.ts'
 import { type Effect, type InstanceId, Pool, type PoolLimits } from './pool.ts'
 
@@ -15,10 +16,10 @@ import { type Effect, type InstanceId, Pool, type PoolLimits } from './pool.ts'
 export interface CallObserver {
   queued(spec: FnSpec): void
   placed(call: ActiveCall): void
-  /** Once per call, when its answer, or its failure, goes to the caller. */
-  answered(result: CallResult): void
-  /** The call gave its slot back; never for a call that was not placed. */
-  released(call: ActiveCall): void
+  /** The call never got a slot. */
+  refused(call: ActiveCall, code: ErrorCode): void
+  /** The call gave its slot back; its answer may have begun long before. */
+  released(call: ActiveCall, end: CallEnd): void
 }
 
 /** Who listens to instances: their output belongs to the call that is between begin and end. */
@@ -32,6 +33,7 @@ export type InstanceEvent = {
   readonly instanceId: string
   readonly spec: FnSpec
 } & (
+  | { readonly kind: 'starting' }
   | { readonly kind: 'ready'; readonly pid: number; readonly startMs: number }
   | { readonly kind: 'start-failed'; readonly error: FndError }
   | { readonly kind: 'stopping'; readonly why: string }
@@ -61,9 +63,13 @@ export class Runner {
   readonly #options: RunnerOptions
   readonly #pool: Pool<ActiveCall>
   readonly #specs = new Map<string, FnSpec>()
+  /** Specs to forget once the pool has: until then it may still start them for waiting calls. */
+  readonly #retired = new Set<string>()
   readonly #instances = new Map<InstanceId, Running>()
   /** Calls that hold a slot. */
   readonly #placed = new Set<ActiveCall>()
+  /** Stops under way: a start waits for those before it, so that memory is not used twice. */
+  readonly #stopping = new Set<Promise<void>>()
   readonly #sweep: ReturnType<typeof setInterval>
   #isDraining = false
   #onQuiet: (() => void) | null = null
@@ -78,6 +84,10 @@ export class Runner {
     return this.#pool.stats()
   }
 
+  knownSpecs(): FnSpec[] {
+    return [...this.#specs.values()]
+  }
+
   /** The ready instances of a spec, for people. */
   instancesOf(key: string): { id: string; pid: number; memoryBytes: number | undefined }[] {
     const found = []
@@ -90,7 +100,8 @@ export class Runner {
 
   /** Makes a spec known, and starts its `instancesMin`. */
   define(spec: FnSpec): void {
-    if (this.#specs.has(spec.key)) return
+    if (this.#pool.has(spec.key) && this.#specs.has(spec.key)) return
+    this.#retired.delete(spec.key)
     this.#specs.set(spec.key, spec)
     this.#pool.define(spec, this.#now())
     this.#carryOut()
@@ -98,8 +109,9 @@ export class Runner {
 
   /** The function changed or went: its instances go as they fall idle. */
   retire(key: string): void {
-    if (!this.#specs.delete(key)) return
+    if (!this.#specs.has(key)) return
     this.#pool.retire(key, this.#now())
+    this.#retired.add(key)
     this.#carryOut()
   }
 
@@ -112,21 +124,22 @@ export class Runner {
     this.#options.calls.queued(spec)
     const refusal = this.#place(call, request.signal)
     const failure = refusal instanceof Promise ? await refusal : refusal
+    if (failure !== null) this.#options.calls.refused(call, failure.code)
     const outcome = failure ?? (await this.#exchange(call, request))
     call.answeredMs = this.#now()
-    const result: CallResult =
-      outcome instanceof FndError
-        ? { ok: false, call, error: outcome }
-        : { ok: true, call, reply: outcome }
-    this.#options.calls.answered(result)
-    return result
+    if (outcome instanceof FndError) return { ok: false, call, error: outcome }
+    return { ok: true, call, reply: outcome }
   }
 
   /** Gets the call a slot, at once or after a wait. Null when it has one. */
   #place(call: ActiveCall, signal: AbortSignal): FndError | null | Promise<FndError | null> {
     if (this.#isDraining) return new FndError('shutting-down')
     if (signal.aborted) return new FndError('client-gone')
+    // The function may have changed while this call was on its way in.
+    const isStale = !this.#pool.has(call.spec.key)
+    if (isStale) this.define(call.spec)
     const placement = this.#pool.acquire(call.spec.key, call, call.arrivedMs)
+    if (isStale) this.retire(call.spec.key)
     if (typeof placement === 'number') {
       this.#assign(call, placement)
       this.#carryOut()
@@ -136,7 +149,6 @@ export class Runner {
     if (placement === 'too-large') return new FndError('node-too-small')
     return new Promise(resolve => {
       const onAbort = (): void => {
-        call.isClientGone = true
         if (!this.#pool.cancel(call, this.#now())) return
         call.settleWait?.(new FndError('client-gone'))
         this.#carryOut()
@@ -157,11 +169,9 @@ export class Runner {
     assert(running !== undefined, 'the pool assigns only to instances that exist')
     const nowMs = this.#now()
     call.running = running
+    call.place(nowMs, running.startedMs, running.readyMs)
     call.placedMs = nowMs
     call.deadlineMs = nowMs + call.spec.timeoutMs
-    if (running.readyMs > call.arrivedMs) {
-      call.startMs = Math.min(nowMs - call.arrivedMs, running.startMs)
-    }
     this.#placed.add(call)
     this.#options.instances.begin(running.name, call.spec.fnId, call.id)
     this.#options.calls.placed(call)
@@ -173,7 +183,7 @@ export class Runner {
     assert(running !== null && running.client !== null, 'a placed call has had a live instance')
     if (running.client.isClosed) {
       // The instance ended between the assignment and now.
-      call.exchangeEnded(0, false)
+      this.release(call, { what: 'closed-before-head' })
       return this.#deathOf(running)
     }
     const deadline = new Date(this.#options.clock.nowMs() + call.spec.timeoutMs)
@@ -181,31 +191,23 @@ export class Runner {
       `POST /call HTTP/1.1\r\nhost: localhost\r\nfn-call-id: ${call.id}\r\n` +
       `fn-deadline: ${deadline.toISOString().slice(0, 19)}Z\r\n${request.headers}`
     const { body, length, signal } = request
+    call.run(this.#now())
+    call.markSent()
     const exchange = running.client.exchange({ head, body, length }, call)
     call.exchange = exchange
-    const onAbort = (): void => {
-      call.isClientGone = true
-      call.exchange?.connection.abort('aborted')
-    }
+    const onAbort = (): void => call.exchange?.connection.abort('aborted')
     if (signal.aborted) onAbort()
     else signal.addEventListener('abort', onAbort, { once: true })
-    return this.#faultOf(call, running, exchange.reply)
-  }
-
-  async #faultOf(
-    call: ActiveCall,
-    running: Running,
-    reply: Promise<Reply>,
-  ): Promise<Reply | FndError> {
     try {
-      return refusalOf(await reply)
+      const reply = await exchange.reply
+      return reply.status === 200 ? reply : refusalOf(reply)
     } catch (cause) {
       if (!(cause instanceof ExchangeError)) throw cause
-      if (call.isClientGone) return new FndError('client-gone', { cause })
-      if (cause.fault !== 'closed' && cause.fault !== 'refused') {
-        return new FndError(faultCodes[cause.fault], { cause })
-      }
-      return this.#deathOf(running, cause)
+      const code = call.outcome?.code
+      assert(code !== undefined, 'a broken exchange has an outcome')
+      return code === 'function-died'
+        ? this.#deathOf(running, cause)
+        : new FndError(code, { cause })
     }
   }
 
@@ -214,15 +216,17 @@ export class Runner {
     return new FndError(exit?.outOfMemory ? 'function-out-of-memory' : 'function-died', { cause })
   }
 
-  /** The reply's last byte came, or the exchange broke: the slot is free. */
-  release(call: ActiveCall, status: number, isWhole: boolean): void {
+  /** The exchange is over, whole or broken: the slot is free. */
+  release(call: ActiveCall, end: CallEnd): void {
     const { running } = call
     assert(running !== null, 'only a placed call has a slot to give back')
     this.#placed.delete(call)
     const nowMs = this.#now()
+    const outcome = call.end(end, call.spec.concurrency, nowMs)
+    call.outcome = outcome
     this.#options.instances.end(running.name, call.id)
-    this.#options.calls.released(call)
-    const verdict = isFitAfter(call, status, isWhole) ? 'keep' : 'unfit'
+    this.#options.calls.released(call, end)
+    const verdict = outcome.verdict === 'unfit' ? 'unfit' : 'keep'
     this.#pool.release(running.id, nowMs - call.placedMs, verdict, nowMs)
     this.#carryOut()
     if (this.#isDraining) this.#checkQuiet()
@@ -262,25 +266,24 @@ export class Runner {
       instance: null,
       client: null,
       starting: new AbortController(),
+      startedMs: this.#now(),
       readyMs: 0,
-      startMs: 0,
     }
     this.#instances.set(id, running)
-    const beganMs = this.#now()
+    this.#event(running, { kind: 'starting' })
     const started = await this.#startWithDriver(running)
     const nowMs = this.#now()
     if (started instanceof FndError) {
       this.#instances.delete(id)
       this.#event(running, { kind: 'start-failed', error: started })
       if (running.starting.signal.aborted) this.#pool.gone(id, nowMs)
-      else this.#pool.failed(id, started.code, started.message, nowMs)
+      else this.#pool.failed(id, started.code, started.detail, nowMs)
     } else {
       running.instance = started
       running.readyMs = nowMs
-      running.startMs = nowMs - beganMs
       const { headBytesMax, bodyBytesMax } = this.#options
       running.client = new Client(started.socketPath, { headBytesMax, bodyBytesMax })
-      this.#event(running, { kind: 'ready', pid: started.pid, startMs: running.startMs })
+      this.#event(running, { kind: 'ready', pid: started.pid, startMs: nowMs - running.startedMs })
       void this.#watch(running, started)
       if (running.starting.signal.aborted) void this.#stop(id, 'draining')
       else this.#pool.ready(id, nowMs)
@@ -293,10 +296,11 @@ export class Runner {
     const driver = this.#options.drivers.find(candidate => candidate.takes(spec.image))
     if (driver === undefined) {
       return new FndError('image-driver-missing', {
-        message: `Failed to pull image '${spec.image}': no driver on this node runs such images`,
+        detail: `'${spec.image}': no driver on this node runs such images`,
       })
     }
     try {
+      await Promise.all(this.#stopping)
       await driver.prepare(spec)
       return await driver.start(spec, name, starting.signal)
     } catch (cause) {
@@ -321,8 +325,11 @@ export class Runner {
     const running = this.#instances.get(id)
     if (running === undefined) return
     this.#event(running, { kind: 'stopping', why })
-    if (running.instance === null) running.starting.abort()
-    else await running.instance.stop(stopGraceMs)
+    if (running.instance === null) return running.starting.abort()
+    const stop = running.instance.stop(stopGraceMs)
+    this.#stopping.add(stop)
+    await stop
+    this.#stopping.delete(stop)
   }
 
   #event(running: Running, event: DistributiveOmit<InstanceEvent, 'instanceId' | 'spec'>): void {
@@ -336,6 +343,11 @@ export class Runner {
     }
     this.#pool.tick(nowMs)
     this.#carryOut()
+    for (const key of this.#retired) {
+      if (this.#pool.has(key)) continue
+      this.#retired.delete(key)
+      this.#specs.delete(key)
+    }
   }
 
   /**
@@ -366,21 +378,10 @@ export class Runner {
 
 type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never
 
-const faultCodes = {
-  'timed-out': 'call-timeout',
-  'bad-reply': 'function-response-invalid',
-  'head-too-large': 'function-headers-too-large',
-  'body-too-large': 'function-body-too-large',
-  aborted: 'client-gone',
-} as const
-
 /** Fn's contract for replies that are not 200 (fn-api §2.3); their bodies are for nobody. */
-function refusalOf(reply: Reply): Reply | FndError {
-  if (reply.status === 200) return reply
+function refusalOf(reply: Reply): FndError {
   if (reply.body instanceof ReadableStream) void discard(reply.body)
-  if (reply.status === 502) return new FndError('function-failed')
-  if (reply.status === 504) return new FndError('call-timeout')
-  return new FndError('function-response-invalid')
+  return new FndError(codeOf({ what: 'answered', status: reply.status }) ?? 'internal')
 }
 
 /** Reads a body to its end, so that the connection and the instance stay usable. */
@@ -392,15 +393,4 @@ async function discard(body: ReadableStream<Uint8Array>): Promise<void> {
     // The exchange broke meanwhile; the runner has heard of that already, through its release.
     if (!(cause instanceof ExchangeError)) throw cause
   }
-}
-
-/**
- * Whether the instance may take another call. One that was left in the middle of a call may still
- * be at it: if it takes a single call at a time it must go. One that takes several keeps serving
- * the others when a caller left, but not after a timeout or a broken reply.
- */
-function isFitAfter(call: ActiveCall, status: number, isWhole: boolean): boolean {
-  if (status !== 0 && status !== 200 && status !== 502 && status !== 504) return false
-  if (isWhole) return true
-  return call.isClientGone && call.spec.concurrency > 1
 }

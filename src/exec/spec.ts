@@ -3,25 +3,24 @@ import { createHash } from 'node:crypto'
 import type { App, Fn } from '../store/objects.ts'
 import type { FnSpec } from './driver.ts'
 
-/** fnd's own settings of a function, read from its annotations, with defaults left open. */
+/** fnd's own settings of a function; absent where nobody set them. */
 export interface SpecSettings {
-  readonly concurrency?: number | undefined
-  readonly instancesMin?: number | undefined
-  readonly instancesMax?: number | undefined
-  readonly network?: 'host' | 'none' | undefined
+  readonly concurrency?: number
+  readonly instancesMin?: number
+  readonly instancesMax?: number
+  readonly network?: 'host' | 'none'
 }
 
-/** Fn's default: unlimited; ours is a number that no node reaches. */
+/** Fn has no limit; this is one that no node reaches. */
 const instancesMaxDefault = 10_000
 
-/** `concurrencyDefault` is what the code itself says it takes, else Fn's one call at a time. */
+/** `concurrencyDefault` is what the code says it takes, else Fn's one call at a time. */
 export function specOf(
   app: App,
   fn: Fn,
   settings: SpecSettings,
   concurrencyDefault: number,
 ): FnSpec {
-  const instancesMax = settings.instancesMax ?? instancesMaxDefault
   const spec = {
     fnId: fn.id,
     fnName: fn.name,
@@ -33,8 +32,8 @@ export function specOf(
     idleTimeoutMs: fn.idleTimeoutS * 1000,
     env: environmentOf(app, fn),
     concurrency: settings.concurrency ?? concurrencyDefault,
-    instancesMin: Math.min(settings.instancesMin ?? 0, instancesMax),
-    instancesMax,
+    instancesMin: settings.instancesMin ?? 0,
+    instancesMax: settings.instancesMax ?? instancesMaxDefault,
     network: settings.network ?? 'host',
   } as const
   // Fn also hashes annotations and the syslog url: any change of them starts new instances.

@@ -28,12 +28,12 @@ export const fnSchema = wire.wireObject(
         description: 'A Docker reference, or `bundle:sha256-<hex>` of an uploaded bundle.',
       }),
     ),
-    memory: t.Optional(t.Integer({ minimum: 0, description: 'MB, 1 to 8192. Default 128.' })),
+    memory: t.Optional(wire.integer({ minimum: 0, description: 'MB, 1 to 8192. Default 128.' })),
     timeout: t.Optional(
-      t.Integer({ description: 'Seconds a call may take, 1 to 300. Default 30.' }),
+      wire.integer({ description: 'Seconds a call may take, 1 to 300. Default 30.' }),
     ),
     idle_timeout: t.Optional(
-      t.Integer({ description: 'Seconds an idle instance is kept, 1 to 3600. Default 30.' }),
+      wire.integer({ description: 'Seconds an idle instance is kept, 1 to 3600. Default 30.' }),
     ),
     config: t.Optional(wire.configSchema),
     annotations: t.Optional(wire.annotationsSchema),

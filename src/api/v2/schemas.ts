@@ -13,6 +13,11 @@ export function idParameter(description: string) {
   return t.Unknown({ type: 'string', description })
 }
 
+/** Not `t.Integer`, which also takes digits in a string. */
+export function integer(options: { readonly minimum?: number; readonly description: string }) {
+  return t.Number({ multipleOf: 1, ...options })
+}
+
 export const configSchema = t.Record(t.String(), t.String(), {
   description: 'Environment of the function. In an update, an empty value deletes its key.',
 })

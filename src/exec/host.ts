@@ -1,0 +1,38 @@
+/** What this host has for functions. */
+import { readFileSync } from 'node:fs'
+import { totalmem } from 'node:os'
+
+const mib = 1024 * 1024
+/** Fn's headroom for everything that is not a function: a tenth, within these bounds. */
+const headroomMbMin = 256
+const headroomMbMax = 5 * 1024
+
+/**
+ * Memory that instances may take together, in MB: `bytesMax` if set, and never more than the host's
+ * memory, or that of the cgroup fnd runs in, less the headroom.
+ */
+export function memoryMbFor(bytesMax: number): number {
+  const hostMb = Math.floor(Math.min(totalmem(), cgroupLimitBytes()) / mib)
+  const headroomMb = Math.min(headroomMbMax, Math.max(headroomMbMin, Math.floor(hostMb / 10)))
+  const availableMb = Math.max(0, hostMb - headroomMb)
+  return bytesMax === 0 ? availableMb : Math.min(availableMb, Math.floor(bytesMax / mib))
+}
+
+/** Infinity where there is no limit, or no cgroup that can be read. */
+function cgroupLimitBytes(): number {
+  for (const path of ['/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes']) {
+    const bytes = Number(readIfThere(path))
+    if (bytes > 0) return bytes
+  }
+  return Number.POSITIVE_INFINITY
+}
+
+function readIfThere(path: string): string {
+  try {
+    return readFileSync(path, 'utf8').trim()
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    if (code === 'ENOENT' || code === 'EACCES') return ''
+    throw cause
+  }
+}

@@ -1,0 +1,110 @@
+/**
+ * From a route to the spec that its calls run on, made once per version of a function. When the
+ * function or its app changes, the instances of the old version are retired in the same turn.
+ */
+import type { FnMetrics } from '../watch/fn-metrics.ts'
+import type { FnRoute } from '../store/state.ts'
+import type { ActiveCall, CallRequest, CallResult } from './active-call.ts'
+import type { CallEnd } from './call.ts'
+import type { FnSpec } from './driver.ts'
+import type { CallObserver, Runner } from './runner.ts'
+import type { ErrorCode } from '../errors.ts'
+
+interface Target {
+  readonly route: FnRoute
+  readonly spec: FnSpec
+}
+
+export interface InvocationParts {
+  readonly runner: Pick<Runner, 'call' | 'define' | 'retire'>
+  readonly specOf: (route: FnRoute) => FnSpec
+}
+
+export class Invocations {
+  readonly #parts: InvocationParts
+  readonly #targets = new Map<string, Target>()
+
+  constructor(parts: InvocationParts) {
+    this.#parts = parts
+  }
+
+  call(route: FnRoute, request: CallRequest): Promise<CallResult> {
+    return this.#parts.runner.call(this.specOf(route), request)
+  }
+
+  /** The spec of a route, defined in the pool. */
+  specOf(route: FnRoute): FnSpec {
+    const target = this.#targets.get(route.fn.id)
+    if (target !== undefined && target.route === route) return target.spec
+    const spec = this.#parts.specOf(route)
+    if (target !== undefined && target.spec.key !== spec.key) {
+      this.#parts.runner.retire(target.spec.key)
+    }
+    this.#targets.set(route.fn.id, { route, spec })
+    this.#parts.runner.define(spec)
+    return spec
+  }
+
+  /** A function was added, changed, or removed (`after` undefined). */
+  routeChanged(fnId: string, after: FnRoute | undefined): void {
+    const target = this.#targets.get(fnId)
+    if (after === undefined) {
+      if (target === undefined) return
+      this.#targets.delete(fnId)
+      this.#parts.runner.retire(target.spec.key)
+    } else if (target !== undefined || this.#parts.specOf(after).instancesMin > 0) {
+      this.specOf(after)
+    }
+  }
+}
+
+/** Counts calls into the metrics of their functions. */
+export class CallCounter implements CallObserver {
+  readonly #metricsOf: (spec: FnSpec) => FnMetrics
+  readonly #byKey = new Map<string, FnMetrics>()
+
+  constructor(metricsOf: (spec: FnSpec) => FnMetrics) {
+    this.#metricsOf = metricsOf
+  }
+
+  forget(key: string): void {
+    this.#byKey.delete(key)
+  }
+
+  queued(spec: FnSpec): void {
+    this.#of(spec).queued()
+  }
+
+  placed(call: ActiveCall): void {
+    this.#of(call.spec).start()
+  }
+
+  refused(call: ActiveCall, code: ErrorCode): void {
+    const waitMs = call.phases(call.answeredMs).queueMs
+    const end = code === 'client-gone' ? 'canceled' : code === 'busy' ? 'busy' : 'error'
+    this.#of(call.spec).leave(Math.max(0, waitMs), end)
+  }
+
+  released(call: ActiveCall, end: CallEnd): void {
+    const { queueMs, startMs, runMs } = call.phases(0)
+    const code = call.outcome?.code
+    const how =
+      code === undefined
+        ? 'completed'
+        : code === 'call-timeout'
+          ? 'timeout'
+          : end.what === 'client-gone'
+            ? 'canceled'
+            : 'error'
+    this.#of(call.spec).done(queueMs, startMs, runMs, how)
+  }
+
+  #of(spec: FnSpec): FnMetrics {
+    let metrics = this.#byKey.get(spec.key)
+    if (metrics === undefined) {
+      metrics = this.#metricsOf(spec)
+      this.#byKey.set(spec.key, metrics)
+    }
+    return metrics
+  }
+}

@@ -1,0 +1,242 @@
+/** The composition root: the one place that sees every part, and puts them together. */
+import { randomBytes } from 'node:crypto'
+import { availableParallelism } from 'node:os'
+import { ensureAdminToken } from './api/auth.ts'
+import { gatewayApi } from './api/gateway.ts'
+import { healthApi, type ReadyCheck } from './api/health.ts'
+import { invokeApi } from './api/invoke.ts'
+import { logsApi } from './api/logs.ts'
+import { metricsApi } from './api/metrics.ts'
+import { makeApi } from './api/server.ts'
+import { systemClock } from './clock.ts'
+import type { Config } from './config.ts'
+import type { Driver, FnSpec } from './exec/driver.ts'
+import { memoryMbFor } from './exec/host.ts'
+import { InstanceWatch } from './exec/instance-watch.ts'
+import { CallCounter, Invocations } from './exec/invocations.ts'
+import { CallOutput } from './exec/output.ts'
+import { ProcessDriver } from './exec/process.ts'
+import { Runner } from './exec/runner.ts'
+import { specOf } from './exec/spec.ts'
+import { IdSource } from './ids.ts'
+import type { Logger } from './log.ts'
+import { makeReports } from './reports.ts'
+import { announceServer } from './servers.ts'
+import { openStore, type Store } from './store/replica.ts'
+import { fnSettings } from './store/settings.ts'
+import type { FnRoute } from './store/state.ts'
+import { commit, version } from './version.ts'
+import { DiskSpace } from './watch/disk.ts'
+import { Metrics } from './watch/metrics.ts'
+
+export interface FndNode extends AsyncDisposable {
+  /** Where it answers, for people on this machine. */
+  readonly url: string
+  /** Finishes running calls, stops everything. Idempotent. */
+  stop(): Promise<void>
+  /** Settles when it has stopped, by `stop` or because it had to. */
+  readonly closed: Promise<void>
+}
+
+const bundleGraceMs = 3_600_000
+const collectEveryMs = 3_600_000
+const bundlePrefix = 'bundle:'
+
+export async function startNode(config: Config, log: Logger): Promise<FndNode> {
+  const onFatal = (error: Error): void => {
+    log.fatal({ err: error }, 'fnd cannot go on')
+    process.exit(1)
+  }
+  await using opening = new AsyncDisposableStack()
+  const store = opening.use(await openStore({ dataDir: config.dataDir, onFatal }))
+  const token = config.isAuthOff ? '' : ensureAdminToken(config.dataDir)
+  const ids = newIdSource()
+  const output = new CallOutput({ limits: config.limits, clock: systemClock, logger: log })
+  const driver = opening.use(
+    await ProcessDriver.open({
+      dataDir: config.dataDir,
+      config: config.exec,
+      version,
+      bundles: store.bundles,
+      output,
+      onSparesGivenUp: detail => log.warn({ detail }, 'no spare workers: starts take longer'),
+    }),
+  )
+  const metrics = new Metrics({ clock: systemClock, version, commit })
+  const parts = makeExec(config, store, { ids, output, drivers: [driver], metrics, log })
+  const state = { isDraining: false }
+  const server = listen(config, log, store, {
+    ...parts,
+    ids,
+    output,
+    driver,
+    metrics,
+    token,
+    state,
+  })
+  const url = urlOf(config.host, server.port ?? config.port)
+  const withdraw = announceServer(config.stateDir, {
+    url,
+    dataDir: config.dataDir,
+    pid: process.pid,
+  })
+  for (const route of store.routes.all()) parts.invocations.routeChanged(route.fn.id, route)
+  const collecting = setInterval(() => void collectBundles(store, log), collectEveryMs)
+  log.info(
+    { version, commit, url, data: config.dataDir, isolation: driver.isolation().level },
+    `fnd listens on ${url}`,
+  )
+  opening.adopt(withdraw, remove => remove())
+  const resources = opening.move()
+  const closed = Promise.withResolvers<void>()
+  let stopping: Promise<void> | undefined
+  const stop = (): Promise<void> => {
+    stopping ??= (async () => {
+      state.isDraining = true
+      clearInterval(collecting)
+      // New connections are refused at once; open ones finish what they are at.
+      const drained = server.stop()
+      await parts.runner.drain(config.limits.drainMs)
+      await Promise.race([drained, Bun.sleep(lastAnswersMs)])
+      await server.stop(true)
+      await resources.disposeAsync()
+    })()
+    stopping.then(closed.resolve, closed.reject)
+    return stopping
+  }
+  return { url, stop, closed: closed.promise, [Symbol.asyncDispose]: stop }
+}
+
+/** After the last call ended its answer may still be on its way out. */
+const lastAnswersMs = 1000
+
+function newIdSource(): IdSource {
+  const random = randomBytes(10)
+  return new IdSource(systemClock, {
+    machine: random.readBigUInt64BE(0) >> 16n,
+    counter: random.readUInt32BE(6),
+  })
+}
+
+interface ExecParts {
+  readonly ids: IdSource
+  readonly output: CallOutput
+  readonly drivers: readonly Driver[]
+  readonly metrics: Metrics
+  readonly log: Logger
+}
+
+function makeExec(config: Config, store: Store, parts: ExecParts) {
+  const { ids, output, drivers, metrics, log } = parts
+  const cpus = availableParallelism()
+  const counter = new CallCounter(spec => metrics.fn(spec))
+  const watch = new InstanceWatch(output, log)
+  const runner = new Runner({
+    clock: systemClock,
+    ids,
+    drivers,
+    pool: {
+      memoryMbMax: memoryMbFor(config.exec.memoryBytesMax),
+      startsMax: config.exec.startsMax === 0 ? 2 * cpus : config.exec.startsMax,
+      cpus,
+      waitingPerFnMax: config.limits.waitingPerFnMax,
+      waitingMax: config.limits.waitingMax,
+      waitMs: config.limits.waitMs,
+    },
+    headBytesMax: config.limits.responseHeaderBytesMax,
+    bodyBytesMax: config.limits.responseBytesMax,
+    calls: counter,
+    instances: watch,
+  })
+  const invocations = new Invocations({ runner, specOf: route => specOfRoute(route, store) })
+  store.routes.onChange(({ fnId, before, after }) => {
+    invocations.routeChanged(fnId, after)
+    if (after === undefined && before !== undefined) {
+      metrics.forgetFn(fnId)
+      counter.forget(fnId)
+    }
+  })
+  return { runner, invocations, watch }
+}
+
+function specOfRoute({ app, fn }: FnRoute, store: Store): FnSpec {
+  const bundle = fn.image.startsWith(bundlePrefix)
+    ? store.bundles.get(fn.image.slice(bundlePrefix.length))
+    : undefined
+  return specOf(app, fn, fnSettings(fn.annotations), bundle?.manifest.concurrency ?? 1)
+}
+
+type ListenParts = ReturnType<typeof makeExec> & {
+  readonly ids: IdSource
+  readonly output: CallOutput
+  readonly driver: ProcessDriver
+  readonly metrics: Metrics
+  readonly token: string
+  readonly state: { readonly isDraining: boolean }
+}
+
+function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
+  const { runner, invocations, watch, output, driver, metrics, token, state, ids } = parts
+  const disk = new DiskSpace(config.dataDir, systemClock)
+  const reports = makeReports({ config, store, runner, watch, output, driver, disk, invocations })
+  metrics.watch(reports.sources)
+  const invoke = { routes: store.routes, invoker: invocations, limits: config.limits }
+  const api = makeApi({
+    config,
+    state: store.state,
+    clock: systemClock,
+    ids,
+    log,
+    bundles: store.bundles,
+    reports,
+    token,
+    version,
+    onBug: error => {
+      log.fatal({ err: error }, 'a bug in fnd; it ends rather than go on wrongly')
+      process.exit(1)
+    },
+    extra: [
+      invokeApi(invoke),
+      gatewayApi(invoke),
+      healthApi({ version, commit, readyChecks: () => readyChecks(state.isDraining, reports) }),
+      metricsApi(metrics),
+    ],
+    extraAdmin: [logsApi({ output, hasFn: id => store.routes.fnById(id) !== undefined })],
+  })
+  return Bun.serve({
+    hostname: config.host,
+    port: config.port,
+    // Bun counts in whole seconds, at most 255; 0 means no limit.
+    idleTimeout: Math.min(255, Math.ceil(config.limits.connectionIdleS)),
+    // Limits are checked where their errors are known; bodies stream.
+    maxRequestBodySize: Number.MAX_SAFE_INTEGER,
+    fetch: api.fetch,
+  })
+}
+
+function readyChecks(
+  isDraining: boolean,
+  reports: { readonly diskCheck: () => ReadyCheck },
+): ReadyCheck[] {
+  const draining: ReadyCheck = isDraining
+    ? { name: 'accepting', ok: false, reason: 'the node is shutting down', retryAfterS: 5 }
+    : { name: 'accepting', ok: true }
+  return [draining, reports.diskCheck()]
+}
+
+/** Removes bundles that no function refers to any more. */
+async function collectBundles(store: Store, log: Logger): Promise<void> {
+  const referenced = new Set<string>()
+  for (const { fn } of store.routes.all()) {
+    if (fn.image.startsWith(bundlePrefix)) referenced.add(fn.image.slice(bundlePrefix.length))
+  }
+  const removed = await store.bundles.collect(referenced, bundleGraceMs)
+  if (removed.length > 0) log.info({ bundles: removed }, 'removed bundles that nothing refers to')
+}
+
+/** For people on this machine: a wildcard address is reached through loopback. */
+function urlOf(host: string, port: number): string {
+  if (host === '0.0.0.0' || host === '') return `http://127.0.0.1:${port}`
+  if (host === '::') return `http://[::1]:${port}`
+  return host.includes(':') ? `http://[${host}]:${port}` : `http://${host}:${port}`
+}

@@ -1,0 +1,188 @@
+/** What a node says of itself: to `/fnd/v1/*`, to `fnd doctor`, and to the metrics. */
+import type { NodeReports } from './api/fnd/node.ts'
+import type { ReadyCheck } from './api/health.ts'
+import type { Config } from './config.ts'
+import type { ProcessDriver } from './exec/process.ts'
+import type { InstanceWatch } from './exec/instance-watch.ts'
+import type { Invocations } from './exec/invocations.ts'
+import type { CallOutput } from './exec/output.ts'
+import type { Runner } from './exec/runner.ts'
+import type { Store } from './store/replica.ts'
+import { commit, version } from './version.ts'
+import type { DiskSpace } from './watch/disk.ts'
+import type { MetricSources } from './watch/sources.ts'
+
+export interface ReportParts {
+  readonly config: Config
+  readonly store: Store
+  readonly runner: Runner
+  readonly watch: InstanceWatch
+  readonly output: CallOutput
+  readonly driver: ProcessDriver
+  readonly disk: DiskSpace
+  readonly invocations: Invocations
+}
+
+/** `fnd doctor`'s word on one thing that was looked at. */
+interface Check {
+  readonly name: string
+  readonly status: 'ok' | 'warn' | 'fail'
+  readonly note: string
+  readonly hint?: string
+}
+
+const mib = 1024 * 1024
+/** Below this the node still takes calls, but refuses changes (see `openStore`). */
+const freeBytesMin = 64 * mib
+
+export function makeReports(parts: ReportParts): NodeReports & {
+  readonly sources: MetricSources
+  readonly diskCheck: () => ReadyCheck
+} {
+  return {
+    describeFn: fnId => describeFn(parts, fnId),
+    status: () => status(parts),
+    doctor: () => ({ checks: doctor(parts) }),
+    sources: metricSources(parts),
+    diskCheck: () => {
+      const isEnough = parts.disk.freeBytes() >= freeBytesMin
+      return isEnough
+        ? { name: 'disk', ok: true }
+        : { name: 'disk', ok: false, reason: 'the data directory is out of space', retryAfterS: 60 }
+    },
+  }
+}
+
+function describeFn({ store, runner, driver, invocations }: ReportParts, fnId: string): object {
+  const route = store.routes.fnById(fnId)
+  if (route === undefined) return {}
+  const spec = invocations.specOf(route)
+  const counts = runner.stats().fns.find(one => one.key === spec.key)
+  return {
+    concurrency: spec.concurrency,
+    min_instances: spec.instancesMin,
+    max_instances: spec.instancesMax,
+    network: spec.network,
+    isolation: driver.isolation(spec),
+    waiting: counts?.waiting ?? 0,
+    starting: counts?.starting ?? 0,
+    idle: counts?.idle ?? 0,
+    busy: counts?.busy ?? 0,
+    instances: runner.instancesOf(spec.key).map(({ id, pid, memoryBytes }) => ({
+      id,
+      pid,
+      memory_bytes: memoryBytes ?? null,
+    })),
+  }
+}
+
+function status({ config, store, runner, driver }: ReportParts): object {
+  const { memoryMbUsed, memoryMbAvailable, waiting, starting, fns } = runner.stats()
+  const raft = store.status()
+  return {
+    version,
+    commit,
+    data: config.dataDir,
+    role: raft.role,
+    node_id: raft.nodeId,
+    cluster_id: raft.clusterId,
+    term: raft.term,
+    applied_index: raft.appliedIndex,
+    last_index: raft.lastIndex,
+    state_hash: raft.stateHash,
+    isolation: driver.isolation().level,
+    memory_mb_used: memoryMbUsed,
+    memory_mb_available: memoryMbAvailable,
+    calls_waiting: waiting,
+    calls_running: fns.reduce((sum, fn) => sum + fn.running, 0),
+    instances_starting: starting,
+    instances: fns.reduce((sum, fn) => sum + fn.idle + fn.busy + fn.doomed, 0),
+  }
+}
+
+function doctor({ config, disk, driver, runner }: ReportParts): Check[] {
+  const freeMb = Math.floor(disk.freeBytes() / mib)
+  const { memoryMbUsed, memoryMbAvailable } = runner.stats()
+  const isolation = driver.isolation()
+  const checks: Check[] = [
+    freeMb * mib >= freeBytesMin * 4
+      ? { name: 'disk', status: 'ok', note: `${freeMb} MB free in ${config.dataDir}` }
+      : {
+          name: 'disk',
+          status: freeMb * mib < freeBytesMin ? 'fail' : 'warn',
+          note: `${freeMb} MB free in ${config.dataDir}`,
+          hint: 'make room; below 64 MB changes are refused',
+        },
+    {
+      name: 'memory for functions',
+      status: memoryMbUsed + memoryMbAvailable >= 256 ? 'ok' : 'warn',
+      note: `${memoryMbUsed} of ${memoryMbUsed + memoryMbAvailable} MB in use`,
+      ...(memoryMbUsed + memoryMbAvailable >= 256
+        ? {}
+        : { hint: 'raise FND_MAX_TOTAL_MEMORY_BYTES, or use a larger machine' }),
+    },
+    config.isAuthOff
+      ? {
+          name: 'admin token',
+          status: 'warn',
+          note: 'off: anything on this machine may administer',
+          hint: 'drop --no-auth',
+        }
+      : { name: 'admin token', status: 'ok', note: 'asked for' },
+  ]
+  for (const { name, enforced, note } of isolation.measures) {
+    checks.push({ name: `isolation: ${name}`, status: enforced ? 'ok' : 'warn', note })
+  }
+  return checks
+}
+
+function metricSources(parts: ReportParts): MetricSources {
+  const { runner, store, output, watch, disk } = parts
+  return {
+    pool: () => {
+      const stats = runner.stats()
+      const fns = runner.knownSpecs().map(spec => {
+        const counts = stats.fns.find(one => one.key === spec.key)
+        return {
+          appId: spec.appId,
+          fnId: spec.fnId,
+          image: spec.image,
+          wait: 0,
+          start: counts?.starting ?? 0,
+          idle: counts?.idle ?? 0,
+          busy: (counts?.busy ?? 0) + (counts?.doomed ?? 0),
+        }
+      })
+      const sum = (pick: (fn: (typeof fns)[number]) => number): number =>
+        fns.reduce((total, fn) => total + pick(fn), 0)
+      return {
+        memoryUsedBytes: stats.memoryMbUsed * mib,
+        memoryBytesMax: (stats.memoryMbUsed + stats.memoryMbAvailable) * mib,
+        waiting: stats.waiting,
+        spareWorkers: parts.driver.spares().count,
+        startsTotal: watch.startsTotal,
+        startFailuresTotal: watch.startFailuresTotal,
+        evictionsTotal: watch.evictionsTotal,
+        instances: {
+          wait: 0,
+          start: sum(fn => fn.start),
+          idle: sum(fn => fn.idle),
+          busy: sum(fn => fn.busy),
+        },
+        fns: fns.filter(fn => fn.start + fn.idle + fn.busy > 0),
+      }
+    },
+    raft: () => {
+      const { role, term, commitIndex, appliedIndex, lastIndex } = store.status()
+      return {
+        term,
+        commitIndex,
+        appliedIndex,
+        logEntries: lastIndex,
+        isLeader: role === 'leader',
+      }
+    },
+    logs: () => output.stats,
+    dataFreeBytes: () => disk.freeBytes(),
+  }
+}
