@@ -111,8 +111,13 @@ async function build(entry: string, root: string): Promise<Bun.BuildOutput> {
       format: 'esm',
       metafile: true,
       throw: false,
-      // Left alone the bundler writes the absolute path of this machine in their place.
-      define: { __dirname: 'import.meta.dirname', __filename: 'import.meta.filename' },
+      // Left alone the bundler writes what they are on this machine. What is deployed is
+      // production: libraries such as React leave their checks out.
+      define: {
+        __dirname: 'import.meta.dirname',
+        __filename: 'import.meta.filename',
+        'process.env.NODE_ENV': '"production"',
+      },
       naming: { asset: '[name]-[hash].[ext]' },
     })
   } finally {

@@ -151,14 +151,18 @@ describe('bundles', () => {
   test('the same source gives the same bundle in another directory', async () => {
     const one = tree({
       'package.json': '{"name":"x"}',
-      'src/a.ts': `import { b } from './b.ts'\nexport default () => [b, __dirname]\n`,
+      'src/a.ts': [
+        "import { b } from './b.ts'",
+        'export default () => [b, __dirname, process.env.NODE_ENV]',
+      ].join('\n'),
       'src/b.ts': 'export const b = 1\n',
     })
     const two = mkdtempSync(join(dir, 'deeper-'))
     cpSync(one, join(two, 'copy'), { recursive: true })
     await run(['src/a.ts'], one)
     await run([join(two, 'copy/src/a.ts')], '/')
-    await run(['a.ts'], join(two, 'copy/src'))
+    const env = { NODE_ENV: 'test', TZ: 'Asia/Tokyo' }
+    await runCli(['deploy', 'a.ts'], { server, cwd: join(two, 'copy/src'), env })
     expect(server.bundles.size).toBe(1)
     const entries = await onlyBundle()
     expect([...entries.keys()]).toEqual(['fnd.json', 'index.js'])
