@@ -23,9 +23,11 @@ export function makeNoRoute(app: AnyElysia): (request: Request) => Response {
     method,
     pattern: patternOf(path),
   }))
-  const methodsOf = (path: string): readonly string[] => [
-    ...new Set(routes.filter(route => route.pattern.test(path)).map(route => route.method)),
-  ]
+  const methodsOf = (path: string): readonly string[] => {
+    const methods = routes.filter(route => route.pattern.test(path)).map(route => route.method)
+    // Elysia answers HEAD with what GET would.
+    return [...new Set(methods.includes('GET') ? [...methods, 'HEAD'] : methods)]
+  }
 
   return request => {
     const path = pathOf(request.url)
