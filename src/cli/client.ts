@@ -127,7 +127,7 @@ export class FndClient {
   }
 }
 
-/** `message` of the API's errors, whichever version answered; else the text itself, shortened. */
+/** `message` of the API's errors, whichever version answered; else the text, shortened. */
 export function messageOf(text: string): string {
   try {
     const body: unknown = JSON.parse(text)
@@ -138,7 +138,8 @@ export function messageOf(text: string): string {
   } catch (cause) {
     if (!(cause instanceof SyntaxError)) throw cause
   }
-  return text.trim().slice(0, 500)
+  // A page of some proxy or other server says nothing to a terminal.
+  return text.trimStart().startsWith('<') ? '' : text.trim().slice(0, 500)
 }
 
 /**

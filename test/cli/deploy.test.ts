@@ -14,7 +14,7 @@ import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { extract } from 'tar-stream'
 import { type FixtureServer, startFixtureServer } from './fixture-server.ts'
-import { runCli, spawnCli } from './run-cli.ts'
+import { lineReader, runCli, spawnCli } from './run-cli.ts'
 
 let server: FixtureServer
 let dir: string
@@ -292,23 +292,3 @@ describe('deploy --watch', () => {
     await child.exited
   })
 })
-
-/** Reads one line at a time. */
-function lineReader(stream: ReadableStream<Uint8Array>): () => Promise<string> {
-  const reader = stream.getReader()
-  const decoder = new TextDecoder()
-  let rest = ''
-  return async () => {
-    for (;;) {
-      const end = rest.indexOf('\n')
-      if (end >= 0) {
-        const line = rest.slice(0, end)
-        rest = rest.slice(end + 1)
-        return line
-      }
-      const { value, done } = await reader.read()
-      if (done) return rest
-      rest += decoder.decode(value, { stream: true })
-    }
-  }
-}

@@ -51,3 +51,23 @@ export async function runCli(
   ])
   return { exitCode, stdout, stderr }
 }
+
+/** Reads one line at a time. */
+export function lineReader(stream: ReadableStream<Uint8Array>): () => Promise<string> {
+  const reader = stream.getReader()
+  const decoder = new TextDecoder()
+  let rest = ''
+  return async () => {
+    for (;;) {
+      const end = rest.indexOf('\n')
+      if (end >= 0) {
+        const line = rest.slice(0, end)
+        rest = rest.slice(end + 1)
+        return line
+      }
+      const { value, done } = await reader.read()
+      if (done) return rest
+      rest += decoder.decode(value, { stream: true })
+    }
+  }
+}
