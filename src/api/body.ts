@@ -9,6 +9,22 @@ function tooLarge(bytes: number | string, bytesMax: number): FndError {
   })
 }
 
+/** The body as it arrives. A caller that goes away is not our fault. */
+export async function* bodyChunks(request: Request): AsyncGenerator<Uint8Array> {
+  if (request.body === null) return
+  const reader = request.body.getReader()
+  for (;;) {
+    let part: Awaited<ReturnType<typeof reader.read>>
+    try {
+      part = await reader.read()
+    } catch (cause) {
+      throw new FndError('client-gone', { cause })
+    }
+    if (part.done) return
+    yield part.value
+  }
+}
+
 /** The whole body as text. Stops reading at the limit, whatever Content-Length said. */
 export async function readText(request: Request, bytesMax: number): Promise<string> {
   const declared = request.headers.get('content-length')
@@ -16,7 +32,7 @@ export async function readText(request: Request, bytesMax: number): Promise<stri
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
   let text = ''
   let bytes = 0
-  for await (const chunk of request.body ?? []) {
+  for await (const chunk of bodyChunks(request)) {
     bytes += chunk.byteLength
     if (bytes > bytesMax) throw tooLarge(bytes, bytesMax)
     text += decoder.decode(chunk, { stream: true })

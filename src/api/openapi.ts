@@ -122,6 +122,8 @@ export function openApiDocument(app: AnyElysia, version: string): object {
       { name: 'Invocation', description: 'Calls.' },
       { name: 'Calls', description: 'Records of calls.' },
       { name: 'Bundles', description: 'Uploaded code.' },
+      { name: 'Logs', description: 'Output of functions.' },
+      { name: 'Watching', description: 'Health and metrics.' },
       { name: 'Node', description: 'The server itself.' },
     ],
     paths: Object.fromEntries(paths.map(([path, item]) => pathItem(path, item, bodies))),

@@ -14,6 +14,7 @@ import type { State } from '../store/state.ts'
 import { adminOnly } from './admin.ts'
 import { makeAuthorize } from './auth.ts'
 import { makeCors, type RequestHandler, withCors } from './cors.ts'
+import { adminSecurity } from './detail.ts'
 import { makeErrorMapper } from './errors.ts'
 import { type Bundles, bundlesApi } from './fnd/bundles.ts'
 import { docsApi } from './fnd/docs.ts'
@@ -76,7 +77,9 @@ export function makeApi(parts: ApiParts): AnyElysia {
   app.use(bundlesApi(admin))
   app.use(nodeApi(admin))
   for (const instance of parts.extraAdmin) {
-    app.use(new Elysia().use(adminOnly(authorize)).use(instance))
+    app.use(
+      new Elysia({ detail: { security: adminSecurity } }).use(adminOnly(authorize)).use(instance),
+    )
   }
   for (const instance of parts.extra) app.use(instance)
   app.use(

@@ -167,6 +167,18 @@ describe('errors', () => {
     expect((await api.call('GET', '/fault/late')).status).toBe(504)
   })
 
+  test('the field at fault is named', async () => {
+    const cases: readonly [string, object, string][] = [
+      ['/v2/apps', { name: 3 }, 'name'],
+      ['/v2/apps', { name: 'x', config: { a: 1 } }, 'config'],
+      ['/v2/fns', { app_id: 'x', name: 'f', image: '' }, 'image'],
+      ['/v2/triggers', { app_id: 'x', name: 't', created_at: 'now' }, 'created_at'],
+    ]
+    for (const [path, body, field] of cases) {
+      expect((await api.call('POST', path, body)).body.field).toBe(field)
+    }
+  })
+
   test('a body over the limit: 413, declared or not', async () => {
     await using own = await openApi({ env: { FND_MAX_ADMIN_BODY_SIZE: '100' } })
     const body = JSON.stringify({ name: 'x'.repeat(100) })

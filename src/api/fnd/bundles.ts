@@ -2,6 +2,7 @@
 import { Elysia, t } from 'elysia'
 import { FndError } from '../../errors.ts'
 import { type AdminParts, adminOnly } from '../admin.ts'
+import { bodyChunks } from '../body.ts'
 import { adminSecurity as security, json, responses } from '../detail.ts'
 import { jsonResponse } from '../v2/json.ts'
 import { idParameter } from '../v2/schemas.ts'
@@ -101,7 +102,7 @@ export function bundlesApi(parts: AdminParts & { readonly bundles: Bundles }) {
         if (Number(request.headers.get('content-length') ?? 0) > bytesMax) {
           throw new FndError('bundle-too-large', { detail: `more than ${bytesMax} bytes` })
         }
-        const { manifest } = await bundles.put(hash, request.body ?? new Blob().stream(), limits)
+        const { manifest } = await bundles.put(hash, bodyChunks(request), limits)
         return jsonResponse({ hash, manifest })
       },
       putRoute,

@@ -1,6 +1,7 @@
 import { Elysia, t } from 'elysia'
 import { FndError } from '../../errors.ts'
 import type { Trigger } from '../../store/objects.ts'
+import type { Page, State } from '../../store/state.ts'
 import {
   type AdminParts,
   adminGuard,
@@ -123,6 +124,22 @@ const sourceRoute = {
   },
 }
 
+type TriggerFilter = Parameters<State['triggers']>[0]
+
+/**
+ * Functions of one app may have triggers of one name, and a cursor is a name: a page that ended
+ * between namesakes would lose the rest of them. So it ends behind the last, over the limit if
+ * need be.
+ */
+function wholePage(state: State, filter: TriggerFilter, page: Page): readonly Trigger[] {
+  const triggers = state.triggers(filter, page)
+  const last = triggers.at(-1)
+  if (last === undefined || triggers.length < page.limit) return triggers
+  const all = { after: '', limit: 2 ** 31 - 1 }
+  const namesakes = state.triggers({ ...filter, name: last.name }, all)
+  return [...triggers, ...namesakes.filter(({ id }) => id > last.id)]
+}
+
 export function triggersApi(parts: AdminParts) {
   const { state } = parts
 
@@ -149,7 +166,7 @@ export function triggersApi(parts: AdminParts) {
         const page = pageFrom(query)
         const fnId = query.fn_id ? { fnId: query.fn_id } : {}
         const name = query.name ? { name: query.name } : {}
-        const triggers = state.triggers({ appId: query.app_id, ...fnId, ...name }, page)
+        const triggers = wholePage(state, { appId: query.app_id, ...fnId, ...name }, page)
         return jsonResponse(listBody(triggers, page, trigger => annotated(trigger, request)))
       },
       listRoute,

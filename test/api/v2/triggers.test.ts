@@ -133,6 +133,23 @@ describe('POST, GET and list', () => {
   })
 })
 
+test('pages lose none of several triggers of one name', async () => {
+  const app = (await api.call('POST', '/v2/apps', { name: 'namesakes' })).body.id
+  for (const fn of ['a', 'b', 'c']) {
+    const fields = { app_id: app, fn_id: await fnIn(app, fn) }
+    await create({ ...fields, name: 'same' })
+    await create({ ...fields, name: `z${fn}` })
+  }
+  const names: string[] = []
+  for (let cursor: string | undefined = ''; cursor !== undefined; ) {
+    const path = `/v2/triggers?app_id=${app}&per_page=2&cursor=${cursor}`
+    const { body } = await api.call('GET', path)
+    names.push(...body.items.map((item: { name: string }) => item.name))
+    cursor = body.next_cursor
+  }
+  expect(names).toEqual(['same', 'same', 'same', 'za', 'zb', 'zc'])
+})
+
 describe('PUT /v2/triggers/:id', () => {
   test('changes name, function, source and annotations; not the type; no derived annotation', async () => {
     const trigger = await create({ annotations: { a: 1 } })
