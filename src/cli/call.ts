@@ -21,7 +21,10 @@ export function addCall(program: Command, host: Host): void {
     .argument('<app/fn>', 'app and function')
     .option('-d, --data <text>', 'what to send: text, @file, or - for standard input')
     .option('-H, --header <header>', 'a header, "Name: value"; repeatable', headerLine)
-    .option('--content-type <type>', 'of the data; default text/plain')
+    .option(
+      '--content-type <type>',
+      'of the data; default text/plain, for JSON typed here application/json',
+    )
     .action(runs(host, call))
   examples(command, [
     ['fnd call default/hello -d \'{"name":"Ada"}\'', 'send text'],
@@ -61,8 +64,7 @@ export async function invoke(
 ): Promise<void> {
   const headers = new Headers(options.header)
   if (options.contentType !== undefined) headers.set('content-type', options.contentType)
-  // Fn's own client sends the same type where none is given.
-  if (!headers.has('content-type')) headers.set('content-type', 'text/plain')
+  if (!headers.has('content-type')) headers.set('content-type', typeOf(options.data))
   const response = await session.client.send(target, {
     method: 'POST',
     headers,
@@ -73,11 +75,29 @@ export async function invoke(
   if (session.isJson) {
     await session.print(await answerJson(response, callId), () => '')
   } else if (response.ok) {
-    for await (const chunk of response.body ?? []) await session.terminal.write(chunk)
+    let lastByte: number | undefined
+    for await (const chunk of response.body ?? []) {
+      await session.terminal.write(chunk)
+      lastByte = chunk.at(-1)
+    }
+    // The prompt of a shell begins on a line of its own; a pipe gets the answer as it is.
+    if (session.terminal.isOutTty && lastByte !== 0x0a) await session.terminal.write('\n')
   }
   if (!response.ok) {
     const text = session.isJson ? '' : await response.text()
     throw callFailure(response, callId, text)
+  }
+}
+
+/** JSON typed on the command line is sent as such; else, as Fn's own client does, text. */
+function typeOf(data: string | undefined): string {
+  if (data === undefined || !/^\s*[{[]/.test(data)) return 'text/plain'
+  try {
+    JSON.parse(data)
+    return 'application/json'
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError)) throw cause
+    return 'text/plain'
   }
 }
 

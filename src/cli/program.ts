@@ -1,5 +1,5 @@
 import { Command, CommanderError } from 'commander'
-import { FndError } from '../errors.ts'
+import { FndError, StartError } from '../errors.ts'
 import { commit, version } from '../version.ts'
 import { addApps } from './apps.ts'
 import { addCall } from './call.ts'
@@ -89,7 +89,9 @@ function report(host: Host, error: unknown): number {
 
 /** Faults that the server parts or the operating system report; anything else is a bug. */
 function cliErrorFrom(error: unknown): CliError | undefined {
-  if (error instanceof FndError) return new CliError('failed', error.message, { cause: error })
+  if (error instanceof FndError || error instanceof StartError) {
+    return new CliError('failed', error.message, { cause: error })
+  }
   if (error instanceof Error && 'code' in error && 'syscall' in error) {
     return new CliError('failed', error.message, { cause: error })
   }

@@ -31,7 +31,7 @@ export function addRun(program: Command, host: Host): void {
     .argument('<file-or-dir>', 'TypeScript or JavaScript, or with --exec an executable')
     .option('-d, --data <text>', 'call it once with this: text, @file, or - for standard input')
     .option('-H, --header <header>', 'a header of that call, "Name: value"', headerLine)
-    .option('--content-type <type>', 'of the data; default text/plain')
+    .option('--content-type <type>', 'of the data; default as in call')
     .option('--port <port>', 'where to serve it; default: a free port', portNumber, 0)
     .option('--exec', 'the file, or a file in the directory, is a program to run')
     .option('--entry <name>', 'which file of the directory to run; with --exec')

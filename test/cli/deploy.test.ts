@@ -105,7 +105,7 @@ describe('deploy of a file', () => {
     })
   })
 
-  test('a second deploy uploads nothing, leaves what was not given and keeps the trigger', async () => {
+  test('a second deploy uploads nothing and leaves what was not given, the trigger too', async () => {
     const root = tree({ 'hello.ts': hello })
     await run(['hello.ts', '--memory', '256', '--path', 'greet'], root)
     await run(['hello.ts', '--config', 'A=1'], root)

@@ -49,18 +49,20 @@ describe('help', () => {
       const text = helpOf(command)
       expect(command.description()).not.toBe('')
       expect(text).toContain('Examples:\n  ')
-      for (const example of text.split('Examples:\n')[1]?.split('\n\n')[0]?.split('\n') ?? []) {
+      const part = text.split('Examples:\n')[1]?.split('\n\n')[0]
+      for (const example of part?.split('\n') ?? []) {
         expect(example).toMatch(/ {2}# \S/)
       }
     })
   }
 
   test('docs/cli.md says what the commands say', () => {
-    const sections = all.map(
-      ({ words, command }) =>
-        `## fnd${words.map(word => ` ${word}`).join('')}\n\n\`\`\`text\n${helpOf(command)}\n\`\`\`\n`,
-    )
-    const text = `# The command line\n\nThis is what \`fnd --help\` prints, for every command.\n\n${sections.join('\n')}`
+    const sections = all.map(({ words, command }) => {
+      const title = ['fnd', ...words].join(' ')
+      return `## ${title}\n\n\`\`\`text\n${helpOf(command)}\n\`\`\`\n`
+    })
+    const head = '# The command line\n\nThis is what `fnd --help` prints, for every command.\n'
+    const text = [head, ...sections].join('\n')
     if (process.env.FND_UPDATE_DOCS === '1') writeFileSync(page, text)
     expect(readFileSync(page, 'utf8')).toBe(text)
   })

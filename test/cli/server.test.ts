@@ -1,14 +1,6 @@
 /** The command line against a real server process: what a newcomer does first. */
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { lineReader, runCli, spawnCli } from './run-cli.ts'
@@ -39,10 +31,9 @@ beforeAll(async () => {
   const args = ['--listen', '127.0.0.1:0', '--data', join(dir, 'data'), '--log-format', 'json']
   server = spawnCli(args, { cwd: dir, env })
   const lines = lineReader(server.stderr)
-  for (let line = await lines(); url === undefined; line = await lines()) {
-    expect(line).not.toBe('')
-    url = JSON.parse(line).url
-  }
+  const first = await lines()
+  url = JSON.parse(first).url
+  expect(url).toStartWith('http://127.0.0.1:')
 })
 
 afterAll(async () => {
@@ -168,18 +159,21 @@ describe('programs', () => {
   test('deploy --exec runs any executable that speaks the contract', async () => {
     const program = join(dir, 'program')
     mkdirSync(program)
-    // Every machine that runs these tests has this Bun; a compiled program would do as well.
     writeFileSync(
-      join(program, 'run'),
-      `#!${process.execPath}
-import { symlinkSync } from "node:fs"
+      join(dir, 'program.ts'),
+      `import { symlinkSync } from 'node:fs'
 const path = process.env.FN_LISTENER.slice('unix:'.length)
-const own = path + '.own'
-Bun.serve({ unix: own, fetch: async request => new Response('program got ' + await request.text()) })
-symlinkSync(own.split('/').at(-1), path)
+const fetch = async request => new Response('program got ' + (await request.text()))
+Bun.serve({ unix: path + '.own', fetch })
+symlinkSync(path.split('/').at(-1) + '.own', path)
 `,
     )
-    chmodSync(join(program, 'run'), 0o755)
+    // An executable that needs nothing else, and large enough to be worth streaming.
+    const built = await Bun.build({
+      entrypoints: [join(dir, 'program.ts')],
+      compile: { outfile: join(program, 'run') },
+    })
+    expect(built.success).toBe(true)
     const deployed = await run(['deploy', '--exec', 'program'])
     expect(deployed).toMatchObject({ exitCode: 0 })
     const called = await run(['call', 'program/program', '-d', 'text'])
