@@ -9,10 +9,10 @@
  * Record: u8 version, 3 bytes zero, u32 CRC-32C over all that follows, f64 index, f64 term, bytes.
  * Numbers are little endian. The hard state is a record of index 0 whose bytes are JSON.
  */
-import { statfsSync } from 'node:fs'
+import { closeSync, openSync, readSync, statfsSync, statSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Database, open, type RootDatabase } from 'lmdb'
-import { assert, FndError, StartError } from '../errors.ts'
+import { AssertionError, assert, FndError, StartError } from '../errors.ts'
 import { crc32c } from '../raft/crc32c.ts'
 import type { Append, EntryLog, HardState } from '../raft/log.ts'
 import type { CommittedEntry } from '../raft/types.ts'
@@ -59,7 +59,7 @@ export class LmdbLog implements EntryLog {
   static async open(options: LmdbLogOptions): Promise<LmdbLog> {
     const path = join(options.dir, 'log.mdb')
     const root = openEnvironment(path)
-    const log = new LmdbLog(options, root)
+    const log = explained(() => new LmdbLog(options, root))
     if (log.#meta.get('hard') !== undefined) return log
     if (log.#lastIndex > 0) {
       throw new StartError(`${path} holds entries but no hard state: it is damaged. ${cure}`)
@@ -108,6 +108,10 @@ export class LmdbLog implements EntryLog {
   }
 
   read(fromIndex: number, bytesMax: number): CommittedEntry[] {
+    return explained(() => this.#read(fromIndex, bytesMax))
+  }
+
+  #read(fromIndex: number, bytesMax: number): CommittedEntry[] {
     assert(fromIndex >= this.#firstIndex, 'entries before the first were truncated')
     const entries: CommittedEntry[] = []
     let bytes = 0
@@ -119,7 +123,10 @@ export class LmdbLog implements EntryLog {
       entries.push(entry)
       bytes += entry.bytes.length
       index += 1
-      if (bytes >= bytesMax) break
+      if (bytes >= bytesMax) return entries
+    }
+    if (index <= this.#lastIndex) {
+      throw new StartError(`The log lacks entry ${index}: it is damaged. ${cure}`)
     }
     return entries
   }
@@ -158,8 +165,21 @@ export class LmdbLog implements EntryLog {
   }
 
   #mustHaveRoom(): void {
+    if (this.#freeBytes() < this.#freeBytesMin) throw new FndError('disk-full')
+  }
+
+  #freeBytes(): number {
     const { bavail, bsize } = statfsSync(this.#dir)
-    if (bavail * bsize < this.#freeBytesMin) throw new FndError('disk-full')
+    return bavail * bsize
+  }
+
+  /**
+   * LMDB calls a write that ended early an input/output error. A write ends early when the disk is
+   * full; what made it fail is then told by the room that is left.
+   */
+  #isFull(error: unknown): boolean {
+    const { code } = error as { code?: unknown }
+    return fullCodes.has(code) || (code === inputOutputError && this.#freeBytes() < shortBytes)
   }
 
   /**
@@ -177,12 +197,12 @@ export class LmdbLog implements EntryLog {
 
   /**
    * A full disk shows when the pages are written, before the meta page that would make them count:
-   * the transaction is void and the next may succeed. Anything else may be a failed fsync.
+   * the transaction is void, later ones never refer to its pages, and the next may succeed.
+   * Anything else may be a failed fsync, which is final.
    */
   async #failure(cause: unknown): Promise<FndError> {
     const error = await commitError(cause)
-    const isFull = fullCodes.has((error as { code?: unknown }).code)
-    if (isFull && this.#isUsable()) return new FndError('disk-full', { cause: error })
+    if (this.#isFull(error) && this.#isUsable()) return new FndError('disk-full', { cause: error })
     this.#closed = 'failed'
     return new FndError('store-failed', { cause: error })
   }
@@ -193,6 +213,10 @@ const cure =
 
 /** ENOSPC, EDQUOT, EFBIG and MDB_MAP_FULL, as lmdb gives them in `code`. */
 const fullCodes: ReadonlySet<unknown> = new Set([28, 122, 27, -30792])
+
+const inputOutputError = 5
+/** Less room than this explains a short write: an append of the largest kind needs as much. */
+const shortBytes = 16 * 1024 * 1024
 
 /** lmdb rejects with a general error that carries a promise of the real one. */
 async function commitError(cause: unknown): Promise<unknown> {
@@ -205,7 +229,19 @@ async function commitError(cause: unknown): Promise<unknown> {
   }
 }
 
+/** Turns what lmdb says of a damaged file into a sentence that says what to do. */
+function explained<T>(read: () => T): T {
+  try {
+    return read()
+  } catch (cause) {
+    if (cause instanceof StartError || cause instanceof AssertionError) throw cause
+    const { message } = cause as Error
+    throw new StartError(`The log cannot be read (${message}): it is damaged. ${cure}`, { cause })
+  }
+}
+
 function openEnvironment(path: string): RootDatabase<Uint8Array, string> {
+  mustLookLikeLmdb(path)
   try {
     return open<Uint8Array, string>({
       path,
@@ -225,6 +261,36 @@ function openEnvironment(path: string): RootDatabase<Uint8Array, string> {
     )
   }
 }
+
+/**
+ * lmdb ends the process by a signal when the file is not LMDB's or shorter than it says, so this
+ * looks first. Layout of lmdb's own build: a page header of 24 bytes, then MDB_meta; two meta pages
+ * of which the one with the higher transaction counts.
+ */
+function mustLookLikeLmdb(path: string): void {
+  const { size } = statSync(path, { throwIfNoEntry: false }) ?? { size: 0 }
+  // A process that was killed while it made the file leaves it empty: LMDB begins anew.
+  if (size === 0) return
+  const pageBytesMin = 4096
+  const head = new Uint8Array(2 * 65_536)
+  const fd = openSync(path, 'r')
+  const view = new DataView(head.buffer, 0, readSync(fd, head, 0, head.length, 0))
+  closeSync(fd)
+  const isMeta = (at: number) =>
+    view.byteLength >= at + metaBytes && view.getUint32(at + 24, true) === 0xbeefc0de
+  const pageBytes = isMeta(0) ? view.getUint32(48, true) : 0
+  if (pageBytes < pageBytesMin || !isMeta(pageBytes)) {
+    throw new StartError(`${path} is not an LMDB environment: it is damaged. ${cure}`)
+  }
+  const transaction = (at: number) => view.getBigUint64(at + 152, true)
+  const current = transaction(0) > transaction(pageBytes) ? 0 : pageBytes
+  const lastPage = Number(view.getBigUint64(current + 144, true))
+  // Pages missing at the end read as zeros then, which the checksums tell; as holes in the map
+  // they would be a SIGBUS. LMDB itself may leave out pages that hold nothing.
+  if (size < (lastPage + 1) * pageBytes) truncateSync(path, (lastPage + 1) * pageBytes)
+}
+
+const metaBytes = 168
 
 function encodeRecord(entry: CommittedEntry): Uint8Array {
   const record = new Uint8Array(new ArrayBuffer(headerBytes + entry.bytes.length))

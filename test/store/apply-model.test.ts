@@ -52,14 +52,12 @@ const command: fc.Arbitrary<Command> = fc.oneof(
     })
     .map((given): Command => ({ type: 'fn.update', ...given })),
   id.map((given): Command => ({ type: 'fn.delete', id: given })),
-  fc
-    .record({ id, appId: id, fnId: id, name, source })
-    .map(
-      (given): Command => ({
-        type: 'trigger.create',
-        trigger: aTrigger(given.id, given.appId, given.fnId, given),
-      }),
-    ),
+  fc.record({ id, appId: id, fnId: id, name, source }).map(
+    (given): Command => ({
+      type: 'trigger.create',
+      trigger: aTrigger(given.id, given.appId, given.fnId, given),
+    }),
+  ),
   fc
     .record({
       id,
