@@ -40,28 +40,42 @@ export async function readText(request: Request, bytesMax: number): Promise<stri
   return text + decoder.decode()
 }
 
+type JsonObject = Record<string, unknown>
+
+function isPlainObject(value: unknown): value is JsonObject {
+  return (
+    typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype
+  )
+}
+
 /**
- * The first JSON object of the body, with Go's reading of `null`: the zero value of its field,
- * which is absent here, and `''` among the strings of `config`.
+ * Elysia's report of a wrong type turns the value into text, and an object from JSON can make that
+ * throw: with its own `toString`, or as a number kept as text. So where no object belongs, `true`
+ * takes its place: a wrong type for every field too, but a harmless one.
  */
-export async function readObject(
-  request: Request,
-  bytesMax: number,
-): Promise<Record<string, unknown>> {
+function scalarOf(value: unknown): unknown {
+  return typeof value === 'object' && value !== null ? true : value
+}
+
+function fieldOf(name: string, value: unknown): unknown {
+  if (!isPlainObject(value)) return scalarOf(value)
+  if (name === 'annotations') return value
+  if (name !== 'config') return true
+  // Go reads null as the zero value, here of a string.
+  const entries = Object.entries(value).map(([key, each]) => [key, scalarOf(each ?? '')])
+  return Object.fromEntries(entries)
+}
+
+/** The first JSON object of the body. A null field is an absent one, as in Go. */
+export async function readObject(request: Request, bytesMax: number): Promise<JsonObject> {
   const object = parseFirstObject(await readText(request, bytesMax))
   if (object === undefined) throw new FndError('invalid-json')
-  for (const key of Object.keys(object)) if (object[key] === null) delete object[key]
-  const { config } = object
-  if (typeof config === 'object' && config !== null && !Array.isArray(config)) {
-    object.config = Object.fromEntries(
-      Object.entries(config).map(([key, value]) => [key, value ?? '']),
-    )
-  }
-  for (const field of ['created_at', 'updated_at']) {
-    const time = object[field]
-    if (typeof time === 'string' && parseTime(time) === undefined) {
-      throw new FndError('invalid-json', { field })
+  const fields = Object.entries(object).filter(([, value]) => value !== null)
+  for (const [name, value] of fields) {
+    const isTime = name === 'created_at' || name === 'updated_at'
+    if (isTime && typeof value === 'string' && parseTime(value) === undefined) {
+      throw new FndError('invalid-json', { field: name })
     }
   }
-  return object
+  return Object.fromEntries(fields.map(([name, value]) => [name, fieldOf(name, value)]))
 }

@@ -1,7 +1,7 @@
 /** The OpenAPI document of a composed server, from the schemas and details of its routes. */
 import { toOpenAPISchema } from '@elysiajs/openapi/openapi'
 import { type AnyElysia, t } from 'elysia'
-import type { SchemaName } from './detail.ts'
+import { json, type SchemaName } from './detail.ts'
 import { bundleSchema } from './fnd/bundles.ts'
 import { appSchema } from './v2/apps.ts'
 import { fnSchema } from './v2/fns.ts'
@@ -67,7 +67,11 @@ function requestBodies(app: AnyElysia): ReadonlyMap<string, object> {
 function withId(operation: Operation, method: string, path: string): Operation {
   const words = path.match(/[A-Za-z0-9]+/g) ?? ['root']
   const operationId = [method, ...words].join('_')
-  const responses = operation.responses ?? { default: { description: 'The answer' } }
+  const isAdmin = Array.isArray(operation.security) && operation.security.length > 0
+  const responses = {
+    ...(isAdmin ? { 401: json('Error', 'A valid bearer token is required') } : {}),
+    ...((operation.responses as object | undefined) ?? { default: { description: 'The answer' } }),
+  }
   return { ...operation, operationId, responses }
 }
 

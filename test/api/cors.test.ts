@@ -5,7 +5,7 @@ const page = 'https://page.example'
 const anonymous = { isAnonymous: true } as const
 
 describe('CORS (fn-api §1.7)', () => {
-  test('an allowed origin is named on every answer: of the API, of errors, of functions', async () => {
+  test('an allowed origin is named on every answer, of errors and functions too', async () => {
     await using api = await openApi({ env: { FN_API_CORS_ORIGINS: `${page}, https://b.example` } })
     for (const path of ['/v2/apps', '/v2/nope', '/t/app/x', '/fnd/openapi.json', '/v2/apps/']) {
       const answer = await api.call('GET', path, undefined, { headers: { origin: page } })
@@ -22,7 +22,7 @@ describe('CORS (fn-api §1.7)', () => {
     ])
   })
 
-  test('Vary keeps what a function put there, and stands on answers without an origin too', async () => {
+  test('Vary keeps what a function put there, and needs no origin', async () => {
     await using api = await openApi({ env: { FN_API_CORS_ORIGINS: page } })
     const answer = await api.call('GET', '/t/app/x')
     expect(answer.headers.get('vary')).toBe('Accept, Origin')

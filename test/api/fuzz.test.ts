@@ -55,7 +55,7 @@ const fieldValue = fc.oneof(
   fc.string({ unit: 'binary' }),
   fc.dictionary(fc.string({ unit: 'binary' }), fc.string({ unit: 'binary' })),
   fc.dictionary(fc.constantFrom('fnd.io/concurrency', 'fnd.io/invoke-key', 'a'), fc.jsonValue()),
-  fc.constantFrom('http', '/x', 'fuzz', 1e308, -1, 2 ** 53),
+  fc.constantFrom('http', '/x', 'fuzz', 1e308, -1, 2 ** 53, { toString: 1, valueOf: null }),
 )
 const object = fc.dictionary(field, fieldValue, { noNullPrototype: false })
 const body = fc.oneof(

@@ -1,5 +1,14 @@
 import { expect, test } from 'bun:test'
 import { Validator } from '@seriousme/openapi-schema-validator'
+import { gatewayApi } from '../../src/api/gateway.ts'
+import { healthApi } from '../../src/api/health.ts'
+import { invokeApi } from '../../src/api/invoke.ts'
+import { logsApi } from '../../src/api/logs.ts'
+import { metricsApi } from '../../src/api/metrics.ts'
+import { systemClock } from '../../src/clock.ts'
+import { FndError } from '../../src/errors.ts'
+import { CallOutput } from '../../src/exec/output.ts'
+import { Metrics } from '../../src/watch/metrics.ts'
 import { openApi } from './harness.ts'
 
 interface Operation {
@@ -17,8 +26,31 @@ interface Document {
   readonly components: { readonly schemas: Record<string, unknown> }
 }
 
+/** Every instance that a node serves; no call is made. */
+function allInstances() {
+  const stamp = { version: '0.0.0-test', commit: 'none' }
+  const parts = {
+    routes: { fnById: () => undefined, appByName: () => undefined, fnBySource: () => undefined },
+    invoker: { call: () => Promise.reject(new FndError('busy')) },
+    limits: { requestBytesMax: 0 },
+  }
+  const output = new CallOutput({
+    limits: { callLogBytesMax: 1000, logBytesMax: 1000 },
+    clock: systemClock,
+  })
+  return {
+    extra: [
+      invokeApi(parts),
+      gatewayApi(parts),
+      healthApi({ ...stamp, readyChecks: () => [] }),
+      metricsApi(new Metrics({ clock: systemClock, ...stamp })),
+    ],
+    extraAdmin: [logsApi({ output, hasFn: () => false })],
+  }
+}
+
 async function documentOf(): Promise<{ document: Document; routes: [string, string][] }> {
-  await using api = await openApi()
+  await using api = await openApi(allInstances())
   const { body } = await api.call('GET', '/fnd/openapi.json', undefined, { isAnonymous: true })
   const routes = api.app.routes.map(({ method, path }): [string, string] => [method, path])
   return { document: body, routes }
@@ -39,7 +71,7 @@ test('it lists every route, described, with answers; the page itself aside', asy
     const item = document.paths[name]
     const operation = item?.[method === 'ALL' ? 'get' : method.toLowerCase()]
     expect([method, name, typeof operation]).toEqual([method, name, 'object'])
-    expect(operation?.description?.length ?? 0).toBeGreaterThan(5)
+    expect((operation?.description ?? operation?.summary ?? '').length).toBeGreaterThan(5)
     expect(Object.keys(operation?.responses ?? {}).length).toBeGreaterThan(0)
     if (path.startsWith('/v2/') || path.startsWith('/fnd/v1/')) {
       expect(operation?.security).toEqual([{ adminToken: [] }])
@@ -57,6 +89,22 @@ test('operation ids are unique, and every reference leads somewhere', async () =
   for (const [, name] of JSON.stringify(document).matchAll(/"#\/components\/schemas\/([^"]+)"/g)) {
     expect(Object.keys(document.components.schemas)).toContain(name ?? '')
   }
+})
+
+test('public instances answer without the token, logs do not', async () => {
+  await using api = await openApi(allInstances())
+  const status = async (path: string) =>
+    (await api.call('GET', path, undefined, { isAnonymous: true })).status
+  expect(await status('/healthz')).toBe(200)
+  expect(await status('/metrics')).toBe(200)
+  expect(await status('/version')).toBe(200)
+  expect(await status('/t/app/%ff')).toBe(404)
+  expect(await status('/fnd/v1/fns/f/logs')).toBe(401)
+  for (const id of ['unknown', '%ff', '%C3%A9', 'x'.repeat(300)]) {
+    const answer = await api.call('POST', `/invoke/${id}`, '', { isAnonymous: true })
+    expect([id, answer.status]).toEqual([id, 404])
+  }
+  expect((await api.call('GET', '/fnd/v1/fns/f/logs')).status).toBe(404)
 })
 
 test('bodies are JSON by their name', async () => {

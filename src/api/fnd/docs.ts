@@ -32,9 +32,10 @@ const start = `SwaggerUIBundle({
 })
 `
 
-/** swagger-ui styles elements inline and shows images from data: URLs; nothing comes from elsewhere. */
+/** swagger-ui styles elements inline and has images in data: URLs; all else is from this server. */
 const pagePolicy =
-  "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+  "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; " +
+  "frame-ancestors 'none'"
 
 function text(body: string | Blob, type: string): Response {
   const headers = {

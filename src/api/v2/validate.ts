@@ -155,7 +155,9 @@ function checkSyslogUrl(url: string): void {
   if (scheme !== undefined && syslogSchemes.includes(scheme)) return
   throw new FndError('app-syslog-invalid', {
     field: 'syslog_url',
-    message: `invalid syslog url: ${JSON.stringify(url)} invalid scheme, only [tcp, udp, unix, unixgram, tcp+tls] are supported`,
+    message:
+      `invalid syslog url: ${JSON.stringify(url)} invalid scheme, ` +
+      'only [tcp, udp, unix, unixgram, tcp+tls] are supported',
   })
 }
 

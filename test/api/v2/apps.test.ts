@@ -32,12 +32,18 @@ describe('POST /v2/apps refuses (fn-api §1.3)', () => {
       'a syslog scheme',
       { name: 'n', syslog_url: 'http://h' },
       400,
-      'invalid syslog url: "http://h" invalid scheme, only [tcp, udp, unix, unixgram, tcp+tls] are supported',
+      'invalid syslog url: "http://h" invalid scheme, ' +
+        'only [tcp, udp, unix, unixgram, tcp+tls] are supported',
     ],
     ['an empty body', '', 400, 'Invalid JSON'],
     ['half an object', '{"name":"n"', 400, 'Invalid JSON'],
     ['an array', '[]', 400, 'Invalid JSON'],
     ['a number for a name', { name: 3 }, 400, 'Invalid JSON'],
+    ['an object that has no text', '{"name":{"toString":1}}', 400, 'Invalid JSON'],
+    ['a number that is no double', '{"name":1.0}', 400, 'Invalid JSON'],
+    ['the same in config', '{"config":{"a":1e999}}', 400, 'Invalid JSON'],
+    ['a list for config', { name: 'n', config: [] }, 400, 'Invalid JSON'],
+    ['a number for annotations', '{"annotations":1.0}', 400, 'Invalid JSON'],
     ['a number in config', { name: 'n', config: { a: 1 } }, 400, 'Invalid JSON'],
     ['a time that is none', { name: 'n', created_at: 'yesterday' }, 400, 'Invalid JSON'],
     ['a byte order mark', '\ufeff{"name":"n"}', 400, 'Invalid JSON'],
@@ -69,7 +75,7 @@ describe('POST /v2/apps accepts', () => {
     expect(app.updated_at).toBe(app.created_at)
   })
 
-  test('zero times, unknown fields and trailing bytes, as the CLI and Go clients send', async () => {
+  test('zero times, unknown fields and trailing bytes, as clients send', async () => {
     const name = freshName()
     const text = JSON.stringify({ name, created_at: zeroTime, updated_at: zeroTime, more: [1] })
     const { status, body } = await api.call('POST', '/v2/apps', `  ${text} {"more`)
@@ -99,7 +105,8 @@ describe('annotations (fn-api §1.6)', () => {
   const keyFault =
     'Invalid annotation key, annotation keys must be non-empty ascii strings excluding whitespace'
   const valueFault =
-    'Invalid annotation value, annotation values may only be non-empty strings, numbers, objects, or arrays'
+    'Invalid annotation value, ' +
+    'annotation values may only be non-empty strings, numbers, objects, or arrays'
   const refused: readonly [string, object, string][] = [
     ['an empty key', { '': 1 }, keyFault],
     ['a space in a key', { 'a b': 1 }, keyFault],
@@ -114,12 +121,14 @@ describe('annotations (fn-api §1.6)', () => {
     [
       'a value of 513 bytes',
       { a: 'x'.repeat(511) },
-      'Invalid annotation value length, annotation values may not be larger than 512 bytes when serialized as JSON',
+      'Invalid annotation value length, ' +
+        'annotation values may not be larger than 512 bytes when serialized as JSON',
     ],
     [
       '101 keys',
       Object.fromEntries(Array.from({ length: 101 }, (_, index) => [`k${index}`, index])),
-      'Invalid annotation change, new key(s) exceed maximum permitted number of annotations keys (100)',
+      'Invalid annotation change, ' +
+        'new key(s) exceed maximum permitted number of annotations keys (100)',
     ],
   ]
   for (const [what, annotations, message] of refused) {

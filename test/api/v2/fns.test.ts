@@ -70,7 +70,7 @@ describe('POST /v2/fns refuses (fn-api §1.4, in this order)', () => {
 })
 
 describe('POST /v2/fns accepts', () => {
-  test('the least, with defaults, an empty config, the shape of the app, and where to call', async () => {
+  test('the least, with defaults, the shape of the app, and where to call', async () => {
     const fn = await create({ memory: 0, timeout: 0, idle_timeout: 0, shape: 'ignored' })
     expect(fn).toMatchObject({ memory: 128, timeout: 30, idle_timeout: 30, config: {} })
     expect(fn.shape).toBe('GENERIC_ARM')
@@ -87,7 +87,7 @@ describe('POST /v2/fns accepts', () => {
 })
 
 describe('PUT /v2/fns/:id', () => {
-  test('merges; zero leaves alone; name, app and shape are ignored; no derived annotation', async () => {
+  test('merges; zero leaves alone; name, app and shape are ignored', async () => {
     const fn = await create({ config: { a: '1', b: '1' }, annotations: { x: 1 }, timeout: 7 })
     const { status, body } = await api.call('PUT', `/v2/fns/${fn.id}`, {
       ...fn,

@@ -115,7 +115,7 @@ describe('POST, GET and list', () => {
     expect(body.items.every((item: { fn_id: string }) => item.fn_id === otherFnId)).toBe(true)
   })
 
-  test('by source, for load balancer nodes: the source follows the type with its own slash', async () => {
+  test('by source: it follows the type with a slash of its own', async () => {
     const trigger = await create({ source: '/deep/a b' })
     const base = `/v2/runner/apps/${appId}/triggerBySource`
     const found = await api.call('GET', `${base}/http//deep/a%20b`)
@@ -151,7 +151,7 @@ test('pages lose none of several triggers of one name', async () => {
 })
 
 describe('PUT /v2/triggers/:id', () => {
-  test('changes name, function, source and annotations; not the type; no derived annotation', async () => {
+  test('changes name, function, source and annotations; not the type', async () => {
     const trigger = await create({ annotations: { a: 1 } })
     const { status, body } = await api.call('PUT', `/v2/triggers/${trigger.id}`, {
       ...trigger,
