@@ -184,7 +184,7 @@ describe('recovery', () => {
   test('refuses a log that ends before the state', async () => {
     const ahead = new Collector()
     ahead.appliedIndex = 1
-    expect(openMember(newDir(), ahead)).rejects.toThrow(/the log lost entries/)
+    await expect(openMember(newDir(), ahead)).rejects.toThrow(/the log lost entries/)
   })
 })
 
@@ -251,6 +251,6 @@ describe('truncation', () => {
     const again = await openMember(dir, machine, limits)
     expect([again.log.firstIndex, again.log.lastIndex]).toEqual([firstIndex, lastIndex])
     await again.member[Symbol.asyncDispose]()
-    expect(openMember(dir, new Collector(), limits)).rejects.toThrow(/entries between are gone/)
+    await expect(openMember(dir, new Collector(), limits)).rejects.toThrow(/entries between are gone/)
   })
 })

@@ -79,7 +79,7 @@ describe('the log', () => {
   test('refuses to append across a gap', async () => {
     using dir = temporaryDir()
     const log = await openLog(dir.path)
-    expect(write(log, 2, 1)).rejects.toThrow(/without gaps/)
+    await expect(write(log, 2, 1)).rejects.toThrow(/without gaps/)
     await log.close()
   })
 })
@@ -113,13 +113,13 @@ describe('damage', () => {
     using dir = temporaryDir()
     await withFive(dir.path)
     await tamper(dir.path, records => void records.delete(3))
-    expect(openLog(dir.path)).rejects.toThrow(/lacks entries between 1 and 5/)
+    await expect(openLog(dir.path)).rejects.toThrow(/lacks entries between 1 and 5/)
   })
 
   test('a file that is something else is refused', async () => {
     using dir = temporaryDir()
     writeFileSync(join(dir.path, 'log.mdb'), 'not an environment'.repeat(1000))
-    expect(openLog(dir.path)).rejects.toThrow(/is not an LMDB environment.*damaged/)
+    await expect(openLog(dir.path)).rejects.toThrow(/is not an LMDB environment.*damaged/)
   })
 })
 
@@ -135,7 +135,7 @@ describe('a log that is cut short', () => {
       const entries = again.read(1, 1e6)
       return entries.length
     }
-    expect(reading()).rejects.toBeInstanceOf(StartError)
+    await expect(reading()).rejects.toBeInstanceOf(StartError)
   })
 })
 
@@ -145,7 +145,7 @@ describe('no room', () => {
     const log = await openLog(dir.path)
     await log.close()
     const full = await openLog(dir.path, Number.MAX_SAFE_INTEGER)
-    expect(write(full, 1, 1)).rejects.toThrow(FndError)
+    await expect(write(full, 1, 1)).rejects.toThrow(FndError)
     expect(full.lastIndex).toBe(0)
     await full.close()
   })
@@ -160,7 +160,7 @@ describe('no room', () => {
         const log = await openLog(dir.path)
         await write(log, 1, 5)
         writeFileSync(join(dir.path, 'ballast'), new Uint8Array(600_000))
-        expect(write(log, 6, 50, 10_000)).rejects.toMatchObject({ code: 'disk-full' })
+        await expect(write(log, 6, 50, 10_000)).rejects.toMatchObject({ code: 'disk-full' })
         expect(log.lastIndex).toBe(5)
         expect(log.read(1, 1e6)).toEqual(entriesFrom(1, 5))
         rmSync(join(dir.path, 'ballast'))
