@@ -202,11 +202,21 @@ export function readConfig(flags: ConfigFlags, env: Env): ConfigResult {
   return { ok: true, config: Object.freeze(config) }
 }
 
+/** A container may have neither HOME nor a passwd file; its root directory stands in then. */
+function homeFrom(env: Env): string {
+  if (env.HOME !== undefined && env.HOME !== '') return env.HOME
+  try {
+    return homedir()
+  } catch {
+    return '/'
+  }
+}
+
 /** The XDG base directory specification's place for state that outlives a restart. */
 function stateDirFrom(env: Env): string {
   const base = env.XDG_STATE_HOME
   const isGiven = base?.startsWith('/') === true
-  return join(isGiven ? base : join(env.HOME ?? homedir(), '.local', 'state'), 'fnd')
+  return join(isGiven ? base : join(homeFrom(env), '.local', 'state'), 'fnd')
 }
 
 export interface ClientConfig {
