@@ -150,20 +150,20 @@ async function bundledWorker(): Promise<string> {
 }
 
 /** From source the worker is bundled when it is first needed; the executable holds the result. */
-const workerPlugin: BunPlugin = {
-  name: 'worker',
-  setup(build) {
-    build.onLoad({ filter: /\/src\/exec\/worker-source\.ts$/ }, async () => {
-      const text = JSON.stringify(await bundledWorker())
-      return {
-        contents: `const text = ${text}\nexport const workerSource = async () => text`,
+function workerPlugin(worker: string): BunPlugin {
+  return {
+    name: 'worker',
+    setup(build) {
+      build.onLoad({ filter: /\/src\/exec\/worker-source\.ts$/ }, () => ({
+        contents: `const text = ${JSON.stringify(worker)}
+          export const workerSource = async () => text`,
         loader: 'js',
-      }
-    })
-  },
+      }))
+    },
+  }
 }
 
-/** Commit of the checkout, with a mark where files differ from it. */
+/** Commit of the checkout. */
 function commitOf(): string {
   const given = process.env.FND_COMMIT
   if (given !== undefined && given !== '') return given
@@ -186,6 +186,8 @@ export interface BuildOptions {
 export async function build(options: BuildOptions): Promise<void> {
   const { entry, outfile, target } = options
   const runtime = runtimeOf(target)
+  // Not inside a plugin: a build waits for ever for a build that one of its own plugins starts.
+  const worker = await bundledWorker()
   mkdirSync(dirname(outfile), { recursive: true })
   // Written beside its place and renamed: a running fnd keeps the file it was started from.
   const partial = `${outfile}.${process.pid}.partial`
@@ -203,7 +205,7 @@ export async function build(options: BuildOptions): Promise<void> {
         FND_COMMIT: JSON.stringify(commitOf()),
         'process.env.NODE_ENV': JSON.stringify('production'),
       },
-      plugins: [nativePlugin(target), workerPlugin],
+      plugins: [nativePlugin(target), workerPlugin(worker)],
       compile: {
         outfile: partial,
         // What lies in the directory where fnd is started must not change what it does.
