@@ -65,12 +65,23 @@ class Unpacker {
 
   async run(stream: AsyncIterable<Uint8Array>): Promise<void> {
     const tar = extract()
+    const broken = Promise.withResolvers<'broken'>()
+    let isBroken = false
+    let entry = Promise.resolve()
     tar.on('entry', (header, contents, next) => {
-      this.#entry(header, contents).then(() => next(), next)
+      const done = (error?: unknown) => {
+        if (!isBroken) next(error)
+      }
+      entry = this.#entry(header, contents, broken.promise).then(() => done(), done)
     })
     try {
       await pipeline(Readable.from(this.#measured(stream)), tar)
     } catch (cause) {
+      // The library leaves the contents of a broken archive open for ever: the file that is being
+      // written must learn of it, and be closed before anyone removes it.
+      isBroken = true
+      broken.resolve('broken')
+      await entry
       throw asFndError(cause)
     }
     // Children before parents, so that no directory on the disk names what is not there.
@@ -102,7 +113,7 @@ class Unpacker {
     if (seen - this.#contentBytes > slack) throw invalid('too much besides files')
   }
 
-  async #entry(header: Headers, contents: Readable): Promise<void> {
+  async #entry(header: Headers, contents: Readable, broken: Promise<'broken'>): Promise<void> {
     this.#entries += 1
     if (this.#entries > this.#limits.filesMax) {
       throw new FndError('bundle-too-large', { detail: `at most ${this.#limits.filesMax} files` })
@@ -124,7 +135,8 @@ class Unpacker {
     this.#contentBytes += header.size ?? 0
     const isExecutable = ((header.mode ?? 0) & 0o111) !== 0
     this.files.set(path, { isExecutable, bytes: header.size ?? 0 })
-    await writeDurably(join(this.#root, path), contents, isExecutable ? 0o555 : 0o444)
+    const mode = isExecutable ? 0o555 : 0o444
+    await writeDurably(join(this.#root, path), mode, contents, broken)
   }
 
   async #makeDir(path: string, shown: string): Promise<void> {
@@ -141,11 +153,21 @@ class Unpacker {
 
 const pieceBytes = 64 * 1024
 
-async function writeDurably(path: string, contents: Readable, mode: number): Promise<void> {
+async function writeDurably(
+  path: string,
+  mode: number,
+  contents: Readable,
+  broken: Promise<'broken'>,
+): Promise<void> {
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW
   const file = await open(path, flags, 0o600)
   try {
-    for await (const chunk of contents) await writeAll(file, chunk as Uint8Array)
+    const chunks = contents[Symbol.asyncIterator]()
+    for (;;) {
+      const step = await Promise.race([chunks.next(), broken])
+      if (step === 'broken' || step.done) break
+      await writeAll(file, step.value as Uint8Array)
+    }
     // Not through `open`, where the process's umask would take bits away.
     await file.chmod(mode)
     await file.sync()
