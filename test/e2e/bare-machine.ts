@@ -61,41 +61,32 @@ export class BareMachine implements Disposable {
     return { code, stdout, stderr }
   }
 
-  /** Starts a server and resolves, when it answers /healthz, with its address. */
-  async serve(port: number, ...args: string[]): Promise<string> {
-    const listen = `127.0.0.1:${port}`
-    const logPath = join(this.root, `serve-${port}.log`)
-    const child = Bun.spawn(this.#command(['serve', '--listen', listen, ...args]), {
+  /** Starts a server on a free port and resolves with its address when it listens. */
+  async serve(...args: string[]): Promise<string> {
+    const logPath = join(this.root, `serve-${this.#servers.size}.log`)
+    const listen = ['--listen', '127.0.0.1:0', '--log-format', 'json']
+    const child = Bun.spawn(this.#command(['serve', ...listen, ...args]), {
       stdin: 'ignore',
-      stdout: Bun.file(logPath),
+      stdout: 'ignore',
       stderr: Bun.file(logPath),
     })
     this.#servers.add(child)
-    const url = `http://${listen}`
-    for (let attempt = 0; attempt < 300; attempt++) {
-      if (child.exitCode !== null) break
-      const isUp = await fetch(`${url}/healthz`).then(
-        ({ ok }) => ok,
-        () => false,
-      )
-      if (isUp) return url
-      await Bun.sleep(100)
+    const isOver = () => child.exitCode !== null
+    for (let attempt = 0; attempt < 600; attempt++) {
+      const isLast = isOver()
+      const log = existsSync(logPath) ? readFileSync(logPath, 'utf8') : ''
+      const url = /"url":"(http[^"]+)"/.exec(log)?.[1]
+      if (url !== undefined) return url
+      if (isLast) throw new Error(`the server ended with ${child.exitCode}:\n${log}`)
+      await Bun.sleep(50)
     }
-    throw new Error(`no server at ${url}:\n${readFileSync(logPath, 'utf8')}`)
+    throw new Error(`the server does not listen:\n${readFileSync(logPath, 'utf8')}`)
   }
 
   [Symbol.dispose](): void {
     for (const server of this.#servers) server.kill('SIGKILL')
     rmSync(this.root, { recursive: true, force: true })
   }
-}
-
-/** A port that was free a moment ago. */
-export function freePort(): number {
-  const server = Bun.listen({ hostname: '127.0.0.1', port: 0, socket: { data: () => undefined } })
-  const { port } = server
-  server.stop(true)
-  return port
 }
 
 export function libraryNames(): string[] {
