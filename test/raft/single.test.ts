@@ -116,7 +116,7 @@ describe('a group of one', () => {
     })
   })
 
-  test('makes one append of what was proposed in one turn, and one of what came meanwhile', async () => {
+  test('appends what came in one turn at once, and then what came meanwhile', async () => {
     const { member, log } = await openMember(newDir())
     const first = Array.from({ length: 50 }, (_, at) => member.propose(bytes(at)))
     while (log.appends.length === 0) await new Promise(setImmediate)
