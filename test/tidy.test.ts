@@ -5,7 +5,7 @@
  */
 import { describe, expect, test } from 'bun:test'
 import { execFileSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, statSync } from 'node:fs'
 import { dirname, join, normalize, relative } from 'node:path'
 import { Glob } from 'bun'
 
@@ -247,7 +247,8 @@ function publishedFiles(): string[] {
   if (existsSync(join(root, '.git'))) {
     const listing = ['ls-files', '-z', '--cached', '--others', '--exclude-standard']
     const names = execFileSync('git', listing, { cwd: root, encoding: 'utf8' }).split('\0')
-    return names.filter(name => name !== '' && existsSync(join(root, name)))
+    const isFile = (name: string) => statSync(join(root, name), { throwIfNoEntry: false })?.isFile()
+    return names.filter(name => name !== '' && isFile(name))
   }
   const all = [...new Glob('**/*').scanSync({ cwd: root, dot: true })]
   return all.filter(path => !/^(node_modules|dist|fnd-data|\.git|\.tmp)\//.test(path))
