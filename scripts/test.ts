@@ -45,14 +45,17 @@ async function run(command: readonly string[], timeoutMs: number): Promise<RunRe
     isTimeout = true
     child.kill('SIGKILL')
   }, timeoutMs)
-  const exited = child.exited.finally(() => clearTimeout(timer))
-  // A process that a test left behind may hold the pipes open for ever; its output is not awaited.
-  const patience = exited.then(() => Bun.sleep(2000)).then(() => '')
-  const read = (stream: ReadableStream<Uint8Array>) =>
-    Promise.race([new Response(stream).text(), patience])
-  const [code, stdout, stderr] = await Promise.all([exited, read(child.stdout), read(child.stderr)])
+  const chunks: Uint8Array[] = []
+  const collect = async (stream: ReadableStream<Uint8Array>) => {
+    for await (const chunk of stream) chunks.push(chunk)
+  }
+  const ended = Promise.all([collect(child.stdout), collect(child.stderr)])
+  const code = await child.exited
+  clearTimeout(timer)
+  // A process that a test left behind may hold the pipes open; it is not waited for.
+  await Promise.race([ended, Bun.sleep(2000)])
   running.delete(child)
-  return { code, output: `${stdout}${stderr}`.trim(), isTimeout }
+  return { code, output: Buffer.concat(chunks).toString().trim(), isTimeout }
 }
 
 async function runStep(name: string, command: readonly string[]): Promise<Outcome> {
@@ -91,6 +94,7 @@ async function runFile(path: string, folder: string): Promise<Outcome> {
   if (isTimeout) notes.push(`${name} was ended after ${fileTimeoutMs / 1000} s`)
   if (skipped > 0) notes.push(`${name} skipped ${skipped} tests; that counts as a failure`)
   if (total === 0) notes.push(`${name} ran no test`)
+  if (code !== 0) notes.push(`exit code ${code}`)
   // A crash, or a fault outside of tests, has an exit code but no failed test of its own.
   const isBroken = code !== 0 || total === 0
   return {
@@ -185,4 +189,4 @@ async function main(): Promise<number> {
   return failed === 0 ? 0 : 1
 }
 
-process.exitCode = await main()
+process.exit(await main())
