@@ -34,7 +34,7 @@ export interface SingleLimits {
   /** The window kept behind the applied index: whichever of the two is smaller. */
   readonly trailingMax: number
   readonly trailingBytesMax: number
-  /** The state machine could not write for lack of room: it is asked again after this time. */
+  /** A state machine that could not apply just now is asked again after this time. */
   readonly retryMs: number
 }
 
@@ -74,6 +74,8 @@ export class SingleMember implements Replicator {
   #pending: Proposal[] = []
   #pendingBytes = 0
   #state: 'open' | 'stalled' | 'closing' | 'failed' = 'open'
+  /** Why the state machine could not apply just now. Proposals are refused with it meanwhile. */
+  #stallCode: 'disk-full' | 'write-overload' = 'disk-full'
   #draining: Promise<void> | undefined
   readonly #window: Window
   /** Entries up to here are durably applied and outside the window. */
@@ -131,7 +133,7 @@ export class SingleMember implements Replicator {
   #refusal(bytes: number): FndError | undefined {
     if (this.#state === 'closing') return new FndError('shutting-down')
     if (this.#state === 'failed') return new FndError('store-failed')
-    if (this.#state === 'stalled') return new FndError('disk-full')
+    if (this.#state === 'stalled') return new FndError(this.#stallCode)
     const { pendingMax, pendingBytesMax, entryBytesMax } = this.#limits
     if (bytes > entryBytesMax) return new FndError('request-too-large')
     if (this.#pending.length >= pendingMax || this.#pendingBytes + bytes > pendingBytesMax) {
@@ -258,15 +260,17 @@ export class SingleMember implements Replicator {
         if (this.#state === 'stalled') this.#state = 'open'
         return
       } catch (error) {
-        const isFull = (error as { code?: string }).code === 'disk-full'
-        // At shutdown nobody waits for room: the next start applies what the log keeps.
-        if (!isFull || this.#state === 'closing') {
+        const code = (error as { code?: unknown }).code
+        const isPassing = code === 'disk-full' || code === 'write-overload'
+        // At shutdown nobody waits for that: the next start applies what the log keeps.
+        if (!isPassing || this.#state === 'closing') {
           for (const proposal of batch)
             proposal.reject(new FndError('store-failed', { cause: error }))
           this.#fail(error as Error)
           return
         }
         this.#state = 'stalled'
+        this.#stallCode = code
         await Bun.sleep(this.#limits.retryMs)
       }
     }

@@ -12,7 +12,9 @@ export interface StateMachine {
   readonly appliedIndex: number
   /**
    * Applies consecutive committed entries; returns one opaque result for each, in order. Throws
-   * only for faults of the disk or bugs: then the process must end.
+   * `FndError` `disk-full` or `write-overload` when nothing was applied and the same call may
+   * succeed later. Throws anything else only for faults of the disk or bugs: then the process must
+   * end.
    */
   apply(entries: readonly CommittedEntry[]): readonly unknown[]
   /** Makes everything applied so far survive a power loss, so that the log may be truncated. */

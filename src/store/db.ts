@@ -17,6 +17,12 @@ import type { Row, SqlValue, Tx } from './rows.ts'
 
 const schemaVersion = 1
 
+/**
+ * How long a write waits for another process that holds the file, such as somebody's `sqlite3`. It
+ * blocks the whole process, so it is short; the caller of `apply` tries again.
+ */
+const busyTimeoutMs = 100
+
 // Names are compared as bytes: SQLite's default collation is memcmp over UTF-8.
 const schema = `
 CREATE TABLE apps (
@@ -61,11 +67,11 @@ export class StateDb implements StateMachine, Disposable {
   #listener: ChangesListener | undefined
 
   /** Throws `StartError` when the file is not a database that this version can use. */
-  constructor(path: string) {
+  constructor(path: string, options: { readonly busyTimeoutMs?: number } = {}) {
     this.#path = path
     try {
       this.#db = new Database(path, { create: true, readwrite: true, strict: true })
-      this.#prepare()
+      this.#prepare(options.busyTimeoutMs ?? busyTimeoutMs)
     } catch (cause) {
       if (cause instanceof StartError) throw cause
       throw new StartError(
@@ -132,9 +138,9 @@ export class StateDb implements StateMachine, Disposable {
       this.#db.run('COMMIT')
     } catch (cause) {
       if (this.#db.inTransaction) this.#db.run('ROLLBACK')
-      if ((cause as { code?: string }).code === 'SQLITE_FULL') {
-        throw new FndError('disk-full', { cause })
-      }
+      const { code } = cause as { code?: string }
+      if (code === 'SQLITE_FULL') throw new FndError('disk-full', { cause })
+      if (code === 'SQLITE_BUSY') throw new FndError('write-overload', { cause })
       throw cause
     }
     this.#appliedIndex = index
@@ -168,11 +174,11 @@ export class StateDb implements StateMachine, Disposable {
     return statement
   }
 
-  #prepare(): void {
+  #prepare(timeoutMs: number): void {
     this.#db.run('PRAGMA journal_mode = WAL')
     this.#db.run('PRAGMA synchronous = NORMAL')
     this.#db.run('PRAGMA foreign_keys = ON')
-    this.#db.run('PRAGMA busy_timeout = 5000')
+    this.#db.run(`PRAGMA busy_timeout = ${timeoutMs}`)
     const row = this.#db.query<{ user_version: number }, []>('PRAGMA user_version').get()
     if (row?.user_version === schemaVersion) return
     if (row?.user_version !== 0) {

@@ -2,7 +2,7 @@
  * A real process, killed in the middle of its work: nothing that it acknowledged is lost, and what
  * is there is what the log says.
  */
-import { describe, expect, test } from 'bun:test'
+import { afterAll, describe, expect, test } from 'bun:test'
 import {
   cpSync,
   existsSync,
@@ -97,6 +97,7 @@ describe('after a crash', () => {
   /** A directory as the kill left it, with its WAL; each test damages a copy. */
   const crashed = temporaryDir()
   const ready = runAndKill(crashed.path, 'c', 80)
+  afterAll(() => crashed[Symbol.dispose]())
 
   async function copyOfCrashed(dir: string) {
     const acknowledged = await ready
@@ -118,7 +119,7 @@ describe('after a crash', () => {
   ])('a WAL that was %s is replayed from the log', async (_, damage) => {
     using dir = temporaryDir()
     const { acknowledged, wal } = await copyOfCrashed(dir.path)
-    const whole = temporaryDir()
+    using whole = temporaryDir()
     cpSync(crashed.path, whole.path, { recursive: true })
     const undamaged = await open(whole.path)
     damage(wal)
@@ -127,7 +128,6 @@ describe('after a crash', () => {
     expect(store.status().stateHash).toBe(undamaged.status().stateHash)
     await store[Symbol.asyncDispose]()
     await undamaged[Symbol.asyncDispose]()
-    whole[Symbol.dispose]()
   })
 
   test('a database that was removed is built anew from the log', async () => {
