@@ -2,7 +2,7 @@
  * A confined process and everything the host keeps for it: uid, cgroup, socket directory,
  * descriptors. All of it is released, once, when the process has ended, whoever ended it.
  */
-import { closeSync, mkdirSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, fchownSync, mkdirSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { assert } from '../errors.ts'
 import type { Cgroup, Cgroups } from './cgroup.ts'
@@ -101,6 +101,10 @@ export class Cell {
     const stdout = makePipe()
     const stderr = makePipe()
     const stdin = spec.hasStdin ? makePipe({ blocks: true }) : { readFd: -1, writeFd: -1 }
+    if (sandbox.level === 'namespaces') {
+      // So that the process can open /dev/stdout again by its path.
+      for (const { writeFd } of [stdout, stderr]) fchownSync(writeFd, this.#uid, this.#uid)
+    }
     const closing = [stdout.writeFd, stderr.writeFd, stdin.readFd]
     try {
       const pid = sandbox.spawn({

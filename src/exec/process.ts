@@ -58,6 +58,7 @@ export class ProcessDriver implements Driver {
   readonly #cells = new Set<Cell>()
   readonly #watch: ReturnType<typeof setInterval> | undefined
   #cellCount = 0
+  #closing: Promise<void> | undefined
 
   /** Removes what an earlier fnd left on this data directory. Rejects with `FndError`. */
   static async open(options: ProcessDriverOptions): Promise<ProcessDriver> {
@@ -132,6 +133,7 @@ export class ProcessDriver implements Driver {
   }
 
   async start(spec: FnSpec, instanceId: string, signal: AbortSignal): Promise<Instance> {
+    if (this.#closing !== undefined) throw new FndError('shutting-down')
     const deadlineMs = performance.now() + this.#options.config.startTimeoutMs
     const bundle = this.#bundleOf(spec)
     const cell = this.#cellFor(spec, bundle)
@@ -169,7 +171,12 @@ export class ProcessDriver implements Driver {
     return { count: this.#spares.count, memoryBytes: this.#spares.memoryBytes() }
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
     await this.#spares.close()
     await Promise.all([...this.#cells].map(cell => cell.stop(0)))
     clearInterval(this.#watch)

@@ -4,7 +4,7 @@
  * which holds back the function that writes and nobody else.
  */
 import type { AsyncLocalStorage } from 'node:async_hooks'
-import { writeSync } from 'node:fs'
+import { closeSync, openSync, writeSync } from 'node:fs'
 
 const partBytesMax = 64 * 1024
 
@@ -76,27 +76,36 @@ export class CallOutput {
 
   /** The stream is made when a function first asks for it: most never do. */
   #wrap(name: 'stdout' | 'stderr', fd: 1 | 2): void {
-    const original = Object.getOwnPropertyDescriptor(process, name)
-    let stream: NodeJS.WriteStream | undefined
-    const write = (chunk: unknown, encoding?: unknown, done?: unknown): boolean => {
-      const isText = typeof chunk === 'string'
-      this.write(fd, isText ? chunk : Buffer.from(chunk as Uint8Array).toString())
-      const callback = typeof encoding === 'function' ? encoding : done
-      if (typeof callback === 'function') queueMicrotask(() => callback())
-      return true
+    let stream: object | undefined
+    const make = (): object => {
+      const { Writable } = require('node:stream') as typeof import('node:stream')
+      const write = (chunk: Buffer, _encoding: string, done: () => void): void => {
+        this.write(fd, chunk.toString())
+        done()
+      }
+      return Object.assign(new Writable({ write }), { fd, isTTY: false })
     }
     Object.defineProperty(process, name, {
       configurable: true,
       enumerable: true,
       get: () => {
-        if (stream === undefined) {
-          stream = (original?.get?.call(process) ?? original?.value) as NodeJS.WriteStream
-          stream.write = write as typeof stream.write
-        }
+        stream ??= make()
         return stream
       },
     })
+    reopen(fd)
   }
+}
+
+/**
+ * Bun made its own stream when that was replaced, and the descriptor non-blocking with it. A new
+ * open file is blocking again, so that a function is held back and loses nothing.
+ */
+function reopen(fd: 1 | 2): void {
+  const fresh = openSync(`/proc/self/fd/${fd}`, 'w')
+  closeSync(fd)
+  openSync(`/proc/self/fd/${fresh}`, 'w')
+  closeSync(fresh)
 }
 
 function writeLines(fd: 1 | 2, callId: string, text: string): void {
@@ -104,5 +113,13 @@ function writeLines(fd: 1 | 2, callId: string, text: string): void {
   const lines = callId === '' ? text : prefix + text.replaceAll('\n', `\n${prefix}`)
   const bytes = Buffer.from(`${lines}\n`)
   let at = 0
-  while (at < bytes.length) at += writeSync(fd, bytes, at)
+  while (at < bytes.length) {
+    try {
+      at += writeSync(fd, bytes, at)
+    } catch (cause) {
+      // A function may have made the descriptor non-blocking; fnd still holds it back.
+      if ((cause as NodeJS.ErrnoException).code !== 'EAGAIN') throw cause
+      Bun.sleepSync(1)
+    }
+  }
 }
