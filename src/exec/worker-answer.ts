@@ -7,6 +7,7 @@ export interface Stamp {
 }
 
 const prefix = 'fn-http-h-'
+const textType = 'text/plain;charset=utf-8'
 
 type Body = string | ArrayBuffer | Blob | ReadableStream | null
 
@@ -59,7 +60,10 @@ export function answerResponse(response: Response, stamp: Stamp): Response {
   }
   const headers = new Headers(response.headers)
   renameInPlace(headers)
-  return stamped(new Response(response.body, { status: 200, headers }), response.status, stamp)
+  const body = response.body
+  // Bun gives a text its type only when it sends it, and by then this one would be a stream.
+  if (body !== null && !headers.has('content-type')) headers.set('content-type', textType)
+  return stamped(new Response(body, { status: 200, headers }), response.status, stamp)
 }
 
 function stamped(response: Response, status: number, stamp: Stamp): Response {
@@ -113,7 +117,7 @@ export function answerValue(value: unknown, status: number, headers: Headers, st
 
 function bodyFrom(value: unknown): { body: Body; type: string } {
   if (value === undefined || value === null) return { body: null, type: '' }
-  if (typeof value === 'string') return { body: value, type: 'text/plain; charset=utf-8' }
+  if (typeof value === 'string') return { body: value, type: textType }
   const bytes = 'application/octet-stream'
   if (value instanceof ArrayBuffer) return { body: value, type: bytes }
   // `Response` takes a view of bytes; the type of `body` need not say so twice.
