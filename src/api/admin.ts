@@ -2,7 +2,7 @@
 import { Elysia } from 'elysia'
 import type { Clock } from '../clock.ts'
 import type { Config } from '../config.ts'
-import { FndError, assert } from '../errors.ts'
+import { assert, FndError } from '../errors.ts'
 import type { IdSource } from '../ids.ts'
 import type { Outcome } from '../store/commands.ts'
 import type { App, Fn, Trigger } from '../store/objects.ts'

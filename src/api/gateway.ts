@@ -6,8 +6,8 @@ import type { FnRoute } from '../store/state.ts'
 import {
   callHeaders,
   failure,
-  headerLines,
   type HeaderPairs,
+  headerLines,
   incomingBody,
   permittedBody,
 } from './answer.ts'

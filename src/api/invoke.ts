@@ -7,10 +7,10 @@ import {
   type BodyLimits,
   callHeaders,
   failure,
-  headerLines,
   type HeaderPairs,
-  incomingBody,
+  headerLines,
   type Invoker,
+  incomingBody,
   permittedBody,
 } from './answer.ts'
 import { checkInvokeKey } from './invoke-key.ts'

@@ -4,7 +4,7 @@ import { type Command, Option } from 'commander'
 import type { BundleContent } from './bundle.ts'
 import { CliError } from './failure.ts'
 import { addFnOptions, examples, type FnOptions } from './options.ts'
-import { release, type Deployed } from './release.ts'
+import { type Deployed, release } from './release.ts'
 import { type Host, runs, type Session } from './session.ts'
 
 interface DeployOptions extends FnOptions {

@@ -2,13 +2,14 @@
  * From a route to the spec that its calls run on, made once per version of a function. When the
  * function or its app changes, the instances of the old version are retired in the same turn.
  */
-import type { FnMetrics } from '../watch/fn-metrics.ts'
+
+import type { ErrorCode } from '../errors.ts'
 import type { FnRoute } from '../store/state.ts'
+import type { FnMetrics } from '../watch/fn-metrics.ts'
 import type { ActiveCall, CallRequest, CallResult } from './active-call.ts'
 import type { CallEnd } from './call.ts'
 import type { FnSpec } from './driver.ts'
 import type { CallObserver, Runner } from './runner.ts'
-import type { ErrorCode } from '../errors.ts'
 
 interface Target {
   readonly route: FnRoute

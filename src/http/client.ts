@@ -61,15 +61,20 @@ export interface OutgoingRequest {
 /** Hears of the end of an exchange, once: after the reply's last byte, or when it broke. */
 export interface ExchangeEnd {
   /**
-   * `status` is that of the reply, or 0 when it broke before the head; `isWhole`: the last byte of
-   * the body came. Runs before the reader of the body sees the end.
+   * `status` is that of the reply, or 0 when it broke before the head; `fault` is null when the
+   * last byte of the body came. Runs before the reader of the body sees the end.
    */
-  exchangeEnded(status: number, isWhole: boolean): void
+  exchangeEnded(status: number, fault: ExchangeFault | null): void
 }
 
 /** Bytes of a streamed reply that wait in memory for a slow reader before the socket is paused. */
 const streamWindowBytes = 256 * 1024
 const emptyBody = new Uint8Array(0)
+
+/** Frees a sent piece now, not when the collector comes by: a gigabyte may pass in a second. */
+function free(piece: Uint8Array): void {
+  if (piece.buffer instanceof ArrayBuffer) piece.buffer.transfer(0)
+}
 
 type Resolve = (reply: Reply) => void
 type Reject = (error: ExchangeError) => void
@@ -139,7 +144,9 @@ class Connection {
         if (value.length === 0) continue
         sent += value.length
         if (length !== undefined && sent > length) return this.abort('aborted')
-        if (length === undefined) this.#write(Buffer.from(`${value.length.toString(16)}\r\n`))
+        if (length === undefined) {
+          this.#write(Buffer.from(`${value.length.toString(16)}\r\n`))
+        }
         this.#write(value)
         if (length === undefined) this.#write(Buffer.from('\r\n'))
         if (this.#unsent !== null) {
@@ -147,9 +154,8 @@ class Connection {
             this.#drained = resolve
           })
         }
-        if (this.#upload !== reader)
-          return // Freed now, not when the collector comes by: a gigabyte passes in less than a second.
-        ;(value.buffer as ArrayBuffer).transfer(0)
+        if (this.#upload !== reader) return
+        free(value)
       }
     } catch {
       // The sender of the request went away: the only thing to do is to end the exchange.
@@ -357,7 +363,7 @@ class Connection {
     this.#end = null
     if (!isExact) this.#isKeepAlive = false
     if (this.#upload === null) this.#settleConnection()
-    end?.exchangeEnded(this.#status, true)
+    end?.exchangeEnded(this.#status, null)
   }
 
   #settleConnection(): void {
@@ -379,7 +385,7 @@ class Connection {
     this.#reply = null
     this.#decoder = null
     this.#close()
-    end?.exchangeEnded(this.#status, false)
+    end?.exchangeEnded(this.#status, fault)
     const error = new ExchangeError(fault)
     if (reject !== null) reject(error)
     else if (fault !== 'aborted') controller?.error(error)

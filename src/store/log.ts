@@ -146,7 +146,8 @@ export class LmdbLog implements EntryLog {
     try {
       await this.#root.batch(() => {
         for (const entry of entries) this.#entries.put(entry.index, encodeRecord(entry))
-        for (let index = this.#firstIndex; index <= dropEnd; index++) this.#entries.remove(index)
+        for (let index = this.#firstIndex; index <= dropEnd; index++)
+          void this.#entries.remove(index)
         const bytes = new TextEncoder().encode(JSON.stringify(hardState))
         this.#meta.put('hard', encodeRecord({ index: 0, term: hardState.term, bytes }))
       })

@@ -6,7 +6,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { join, resolve } from 'node:path'
-import { SingleMember, type SingleLimits } from '../raft/single.ts'
+import { type SingleLimits, SingleMember } from '../raft/single.ts'
 import type { Replicator, ReplicatorStatus } from '../raft/types.ts'
 import { Bundles } from './bundles.ts'
 import { encodeCommand } from './codec.ts'

@@ -1,4 +1,4 @@
-/** How many instances a load starts: a simulation in discrete time, of events and the pool alone. */
+/** How many instances a load starts: simulated in discrete time, of events and the pool alone. */
 import { describe, expect, test } from 'bun:test'
 import { type Demand, Pool } from '../../src/exec/pool.ts'
 

@@ -6,7 +6,7 @@ import { expect, test } from 'bun:test'
 import fc from 'fast-check'
 import { type Demand, type InstanceId, Pool, type PoolLimits } from '../../src/exec/pool.ts'
 
-const seed = Number(process.env['FND_SEED'] ?? Date.now() % 2 ** 31)
+const seed = Number(process.env.FND_SEED ?? Date.now() % 2 ** 31)
 
 interface Call {
   readonly id: number

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import {
   Client,
   type ExchangeError,
+  type ExchangeFault,
   type OutgoingRequest,
   type Reply,
 } from '../../src/http/client.ts'
@@ -55,7 +56,6 @@ function rawServer(parts: (string | 'close')[]): { connections: () => number } {
 function httpServer(fetch: (request: Request) => Response | Promise<Response>): void {
   const server = Bun.serve({
     unix: path,
-    idleTimeout: 0,
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     fetch,
   })
@@ -65,9 +65,9 @@ function httpServer(fetch: (request: Request) => Response | Promise<Response>): 
 const get: OutgoingRequest = { head: 'POST /call HTTP/1.1\r\nhost: localhost\r\n', body: null }
 
 function send(client: Client, request: OutgoingRequest = get) {
-  const ends: [number, boolean][] = []
+  const ends: [number, ExchangeFault | null][] = []
   const exchange = client.exchange(request, {
-    exchangeEnded: (status, isWhole) => ends.push([status, isWhole]),
+    exchangeEnded: (status, fault) => ends.push([status, fault]),
   })
   return { ...exchange, ends }
 }
@@ -93,7 +93,7 @@ describe('an exchange', () => {
       const answer = await reply
       expect(answer).toMatchObject({ status: 200, headers: ['Content-Length', '2', 'X-A', 'b'] })
       expect(await textOf(answer)).toBe('hi')
-      expect(ends).toEqual([[200, true]])
+      expect(ends).toEqual([[200, null]])
     }
     expect(connections()).toBe(1)
   })
@@ -102,7 +102,7 @@ describe('an exchange', () => {
     rawServer(['HTTP/1.1 20', '0 OK\r\ncontent-length: 6\r', '\n\r\nab', 'cd', 'ef'])
     const { reply, ends } = send(clientFor())
     expect(await textOf(await reply)).toBe('abcdef')
-    expect(ends).toEqual([[200, true]])
+    expect(ends).toEqual([[200, null]])
   })
 
   test('skips 100 Continue', async () => {
@@ -137,7 +137,7 @@ describe('an exchange', () => {
       pieces.push(Buffer.from(piece).toString())
     }
     expect(pieces).toEqual(['one', 'two', 'three'])
-    expect(ends).toEqual([[200, true]])
+    expect(ends).toEqual([[200, null]])
   })
 
   test('sends a stream of known and of unknown length', async () => {
@@ -186,7 +186,7 @@ describe('a broken reply', () => {
       rawServer(parts)
       const { reply, ends } = send(clientFor({ bodyBytesMax: 1000 }))
       expect(await faultOf(reply)).toBe(fault)
-      expect(ends.map(([, isWhole]) => isWhole)).toEqual([false])
+      expect(ends.map(([, end]) => end)).toEqual([fault as ExchangeFault])
     })
   }
 
@@ -194,7 +194,7 @@ describe('a broken reply', () => {
     rawServer(['HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc', 'close'])
     const { reply, ends } = send(clientFor())
     expect(await textOf(await reply).catch((error: ExchangeError) => error.fault)).toBe('closed')
-    expect(ends).toEqual([[200, false]])
+    expect(ends).toEqual([[200, 'closed']])
   })
 
   test('with too many bytes costs the connection, not the answer', async () => {
@@ -223,7 +223,7 @@ describe('an abort', () => {
     connection.abort('timed-out')
     expect(await faultOf(reply)).toBe('timed-out')
     await gone.promise
-    expect(ends).toEqual([[0, false]])
+    expect(ends).toEqual([[0, 'timed-out']])
   })
 
   test('comes from a reader that cancels the stream', async () => {
@@ -232,7 +232,7 @@ describe('an abort', () => {
     )
     const { reply, ends } = send(clientFor())
     await ((await reply).body as ReadableStream<Uint8Array>).cancel()
-    expect(ends).toEqual([[200, false]])
+    expect(ends).toEqual([[200, 'aborted']])
   })
 
   test('comes from a request stream that fails', async () => {

@@ -169,7 +169,7 @@ const hostile: [string, Item[], string][] = [
   ],
   ['a backslash', [['a\\b', 'x']], 'bundle-invalid'],
   ['a name that is too long', [['x'.repeat(300), 'x']], 'bundle-invalid'],
-  ['a path that is too deep', [['d/'.repeat(40) + 'f', 'x']], 'bundle-invalid'],
+  ['a path that is too deep', [[`${'d/'.repeat(40)}f`, 'x']], 'bundle-invalid'],
   ['the root as a file', [['./', 'x']], 'bundle-invalid'],
   [
     'too many files',

@@ -44,8 +44,8 @@ async function tamper(
   for (const { key, value } of db.getRange()) records.set(key, Uint8Array.from(value))
   change(records)
   await root.batch(() => {
-    for (const key of [...db.getKeys()]) if (!records.has(key)) db.remove(key)
-    for (const [key, value] of records) db.put(key, value)
+    for (const key of [...db.getKeys()]) if (!records.has(key)) void db.remove(key)
+    for (const [key, value] of records) void db.put(key, value)
   })
   await root.close()
 }

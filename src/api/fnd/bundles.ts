@@ -3,7 +3,7 @@ import { Elysia, t } from 'elysia'
 import { FndError } from '../../errors.ts'
 import { type AdminParts, adminOnly } from '../admin.ts'
 import { bodyChunks } from '../body.ts'
-import { adminSecurity as security, json, responses } from '../detail.ts'
+import { json, responses, adminSecurity as security } from '../detail.ts'
 import { jsonResponse } from '../v2/json.ts'
 import { idParameter } from '../v2/schemas.ts'
 

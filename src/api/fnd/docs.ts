@@ -3,8 +3,8 @@
  * so that it works without any other host.
  */
 import { Elysia } from 'elysia'
-import scriptPath from 'swagger-ui-dist/swagger-ui-bundle.js' with { type: 'file' }
 import stylePath from 'swagger-ui-dist/swagger-ui.css' with { type: 'file' }
+import scriptPath from 'swagger-ui-dist/swagger-ui-bundle.js' with { type: 'file' }
 
 const page = `<!doctype html>
 <html lang="en">

@@ -2,7 +2,7 @@
 import { Elysia, t } from 'elysia'
 import { FndError } from '../../errors.ts'
 import { type AdminParts, adminOnly, publicBase } from '../admin.ts'
-import { adminSecurity as security, responses } from '../detail.ts'
+import { responses, adminSecurity as security } from '../detail.ts'
 import { idFrom } from '../url.ts'
 import { fnToWire, jsonResponse } from '../v2/json.ts'
 import { idParameter } from '../v2/schemas.ts'

@@ -1,7 +1,7 @@
 import { Elysia, t } from 'elysia'
 import { FndError } from '../../errors.ts'
 import { type AdminParts, adminOnly } from '../admin.ts'
-import { adminSecurity as security, responses } from '../detail.ts'
+import { responses, adminSecurity as security } from '../detail.ts'
 import { idParameter } from './schemas.ts'
 
 const detail = {

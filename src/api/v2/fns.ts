@@ -9,7 +9,7 @@ import {
   publicBase,
   stampFrom,
 } from '../admin.ts'
-import { adminSecurity as security, json, noContent, responses } from '../detail.ts'
+import { json, noContent, responses, adminSecurity as security } from '../detail.ts'
 import { idFrom } from '../url.ts'
 import { fnToWire, jsonResponse } from './json.ts'
 import { listBody, pageFrom } from './page.ts'

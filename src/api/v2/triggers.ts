@@ -10,7 +10,7 @@ import {
   stampFrom,
   triggerOf,
 } from '../admin.ts'
-import { adminSecurity as security, json, noContent, responses } from '../detail.ts'
+import { json, noContent, responses, adminSecurity as security } from '../detail.ts'
 import { decodePath, idFrom } from '../url.ts'
 import { jsonResponse, triggerToWire } from './json.ts'
 import { listBody, pageFrom } from './page.ts'
