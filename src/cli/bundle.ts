@@ -137,8 +137,12 @@ function buildFailure(logs: readonly (BuildMessage | ResolveMessage)[], root: st
       const text = at.lineText === '' ? '' : `\n    ${at.lineText.trim()}`
       return `${file}:${at.line}:${at.column}: ${log.message}${text}`
     })
+  const files = logs.flatMap(log =>
+    log.position === null ? [] : [resolve(root, log.position.file)],
+  )
   const isResolve = logs.some(log => log.name === 'ResolveMessage')
   return new CliError('failed', lines.length > 0 ? lines.join('\n') : 'the build failed', {
+    files,
     ...(isResolve ? { hint: 'are the dependencies installed? try: npm install' } : {}),
   })
 }
@@ -216,6 +220,7 @@ function filesBelow(root: string, below: string): BundleFile[] {
     }
     const stat = statSync(full)
     if (stat.isDirectory()) {
+      if (isDataDir(full)) continue
       if (link.isSymbolicLink()) {
         throw new CliError('usage', `${full} links to a directory; only files can be linked to`)
       }
@@ -226,6 +231,11 @@ function filesBelow(root: string, below: string): BundleFile[] {
     }
   }
   return files
+}
+
+/** A server's data, which holds the admin token, is never part of what is deployed. */
+export function isDataDir(dir: string): boolean {
+  return existsSync(join(dir, 'admin.token'))
 }
 
 function isInside(root: string, link: string): boolean {

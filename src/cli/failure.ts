@@ -23,14 +23,17 @@ export class CliError extends Error {
   override readonly name = 'CliError'
   readonly reason: ExitReason
   readonly hint: string | undefined
+  /** Source files at fault, absolute. */
+  readonly files: readonly string[]
 
   constructor(
     reason: ExitReason,
     message: string,
-    options: { hint?: string; cause?: unknown } = {},
+    options: { hint?: string; files?: readonly string[]; cause?: unknown } = {},
   ) {
     super(message, { cause: options.cause })
     this.reason = reason
     this.hint = options.hint
+    this.files = options.files ?? []
   }
 }

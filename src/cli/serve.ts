@@ -59,7 +59,15 @@ export async function openNode(config: Config): Promise<{ node: FndNode; logger:
     import('../node.ts'),
   ])
   const logger = makeLogger(config.log)
-  return { node: await startNode(config, logger), logger }
+  try {
+    return { node: await startNode(config, logger), logger }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error
+    throw new CliError('failed', `port ${config.port} is in use`, {
+      hint: `listen elsewhere with: fnd --listen 127.0.0.1:${config.port + 1}`,
+      cause: error,
+    })
+  }
 }
 
 /** The first signal stops in order, the second at once. */

@@ -1,11 +1,14 @@
 import { existsSync, type FSWatcher, statSync, watch } from 'node:fs'
-import { dirname, resolve } from 'node:path'
-import type { BundleContent } from './bundle.ts'
+import { dirname, join, resolve } from 'node:path'
+import { type BundleContent, isDataDir } from './bundle.ts'
 import { CliError } from './failure.ts'
 import type { Session } from './session.ts'
 
 /** Editors save in several steps; what comes within this belongs to one save. */
 const settleMs = 60
+
+/** File systems stamp with the kernel's coarse clock, which lags by up to a tick. */
+const clockTickMs = 10
 
 /**
  * Deploys, then again after every change of an input, one deploy at a time. A fault is shown and
@@ -21,34 +24,43 @@ export async function deployOnChange(
   if (!existsSync(full)) throw new CliError('usage', `there is no file or directory ${path}`)
   const isDir = statSync(full).isDirectory()
   const watched = new Watched()
-  watched.look({ inputs: [], dirs: [isDir ? full : dirname(full)], isAnyFile: true })
+  let dirs = [isDir ? full : dirname(full)]
+  let inputs: readonly string[] = []
+  let isTree = false
   for (;;) {
     const changed = watched.changed()
+    const startedMs = Date.now()
     try {
       const content = await deploy()
-      const dirs = content.inputDir === undefined ? [] : [content.inputDir]
-      const inputDirs = [...new Set(content.inputs.map(file => dirname(file)))]
-      watched.look({
-        inputs: content.inputs,
-        dirs: [...dirs, ...inputDirs],
-        isAnyFile: content.inputDir !== undefined,
-      })
+      isTree = content.inputDir !== undefined
+      inputs = content.inputs
+      dirs = isTree ? [full] : [...new Set(inputs.map(file => dirname(file)))]
+      watched.look(dirs, isTree, isTree ? undefined : new Set(inputs))
+      watched.checkSince(startedMs, filesOf(content))
     } catch (error) {
       if (!(error instanceof CliError) || error.reason === 'unauthorized') throw error
       session.terminal.note(`error: ${error.message}`)
       if (error.hint !== undefined) session.terminal.note(`hint: ${error.hint}`)
-      watched.acceptAnyFile()
+      // Nobody knows which file mends it: a missing one, perhaps.
+      const faulty = error.files.map(file => dirname(file))
+      watched.look([...new Set([...dirs, ...faulty])], isTree, undefined)
+      watched.checkSince(startedMs, [...inputs, ...error.files])
     }
     if (!session.isJson) session.terminal.note('waiting for changes; stop with Ctrl-C')
     await changed
   }
 }
 
+function filesOf(content: BundleContent): string[] {
+  const packed = content.files.flatMap(file => ('file' in file.content ? [file.content.file] : []))
+  return [...content.inputs, ...packed]
+}
+
 /** A set of directories under watch, and a promise for the next change that matters. */
 class Watched {
   readonly #watchers = new Map<string, FSWatcher>()
-  #inputs = new Set<string>()
-  #isAnyFile = true
+  /** Files that matter; undefined: all. */
+  #inputs: ReadonlySet<string> | undefined
   #timer: Timer | undefined
   #resolve: (() => void) | undefined
 
@@ -59,35 +71,42 @@ class Watched {
     return promise
   }
 
-  look(what: {
-    readonly inputs: readonly string[]
-    readonly dirs: readonly string[]
-    readonly isAnyFile: boolean
-  }): void {
-    this.#inputs = new Set(what.inputs)
-    this.#isAnyFile = what.isAnyFile
+  look(dirs: readonly string[], isTree: boolean, inputs: ReadonlySet<string> | undefined): void {
+    this.#inputs = inputs
     for (const [dir, watcher] of this.#watchers) {
-      if (what.dirs.includes(dir)) continue
+      if (dirs.includes(dir)) continue
       watcher.close()
       this.#watchers.delete(dir)
     }
-    for (const dir of what.dirs) {
+    for (const dir of dirs) {
       if (this.#watchers.has(dir)) continue
-      const options = { recursive: what.isAnyFile && what.inputs.length === 0 }
-      const watcher = watch(dir, options, (_event, name) => this.#event(dir, name))
+      const watcher = watch(dir, { recursive: isTree }, (_event, name) => this.#event(dir, name))
       // The directory itself was removed: the next deploy says so.
       watcher.on('error', () => this.#event(dir, null))
       this.#watchers.set(dir, watcher)
     }
   }
 
-  /** After a failed build nobody knows which file mends it. */
-  acceptAnyFile(): void {
-    this.#isAnyFile = true
+  /** What was saved after it was read and before it was watched counts too. */
+  checkSince(startedMs: number, files: readonly string[]): void {
+    const isNewer = files.some(file => {
+      const stat = statSync(file, { throwIfNoEntry: false })
+      return stat !== undefined && stat.mtimeMs > startedMs - clockTickMs
+    })
+    if (isNewer) this.#settle()
   }
 
   #event(dir: string, name: string | null): void {
-    if (!this.#isAnyFile && name !== null && !this.#inputs.has(resolve(dir, name))) return
+    if (name !== null) {
+      if (this.#inputs?.has(resolve(dir, name)) === false) return
+      // A server that keeps its data here writes at every deploy, which would go on for ever.
+      const [top = ''] = name.split('/')
+      if (name.includes('/') && isDataDir(join(dir, top))) return
+    }
+    this.#settle()
+  }
+
+  #settle(): void {
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => this.#resolve?.(), settleMs)
   }

@@ -1,9 +1,12 @@
-import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { doctorChecks, type FixtureServer, startFixtureServer } from './fixture-server.ts'
 import { runCli, spawnCli } from './run-cli.ts'
+
+// Each test starts processes, on a machine that may be busy with others.
+setDefaultTimeout(60_000)
 
 let server: FixtureServer
 let dir: string

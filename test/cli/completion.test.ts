@@ -1,9 +1,12 @@
-import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test'
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type FixtureServer, startFixtureServer } from './fixture-server.ts'
 import { bareEnv, runCli } from './run-cli.ts'
+
+// Each test starts processes, on a machine that may be busy with others.
+setDefaultTimeout(60_000)
 
 let server: FixtureServer
 let dir: string

@@ -1,4 +1,12 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'bun:test'
+import {
+  afterAll,
+  beforeAll,
+  beforeEach,
+  describe,
+  expect,
+  setDefaultTimeout,
+  test,
+} from 'bun:test'
 import {
   chmodSync,
   cpSync,
@@ -15,6 +23,9 @@ import { Readable } from 'node:stream'
 import { extract } from 'tar-stream'
 import { type FixtureServer, startFixtureServer } from './fixture-server.ts'
 import { lineReader, runCli, spawnCli } from './run-cli.ts'
+
+// Each test starts processes, on a machine that may be busy with others.
+setDefaultTimeout(60_000)
 
 let server: FixtureServer
 let dir: string
@@ -105,7 +116,7 @@ describe('deploy of a file', () => {
     })
   })
 
-  test('a second deploy uploads nothing and leaves what was not given, the trigger too', async () => {
+  test('a second deploy uploads nothing and leaves what was not given', async () => {
     const root = tree({ 'hello.ts': hello })
     await run(['hello.ts', '--memory', '256', '--path', 'greet'], root)
     await run(['hello.ts', '--config', 'A=1'], root)
@@ -241,7 +252,13 @@ describe('deploy --exec', () => {
   })
 
   test('a directory, with its executable found or named', async () => {
-    const root = tree({ run: '#!/bin/sh\n', 'data/list.txt': 'x', '.git/config': 'y', helper: 'z' })
+    const root = tree({
+      run: '#!/bin/sh\n',
+      'data/list.txt': 'x',
+      '.git/config': 'y',
+      'fnd-data/admin.token': 'the token of a server that keeps its data here',
+      helper: 'z',
+    })
     chmodSync(join(root, 'run'), 0o700)
     symlinkSync('data/list.txt', join(root, 'link.txt'))
     await run(['--exec', root, '--app', 'a', '--name', 'b'], '/')
@@ -290,5 +307,30 @@ describe('deploy --watch', () => {
     expect(server.bundles.size).toBe(3)
     child.kill()
     await child.exited
+  })
+
+  test('begins with a broken source, and a directory counts as a whole', async () => {
+    const root = tree({ 'a.ts': "import './lib/b.ts'\nexport default () => 1\n", 'lib/b.ts': '=' })
+    await using child = spawnCli(['deploy', '--watch', '--json', 'a.ts'], { server, cwd: root })
+    expect(await lineReader(child.stderr)()).toContain('lib/b.ts:1:1')
+    writeFileSync(join(root, 'lib/b.ts'), 'export {}\n')
+    expect(JSON.parse(await lineReader(child.stdout)()).fn).toBe('a')
+    child.kill()
+    await child.exited
+
+    const program = tree({ run: '#!/bin/sh\n', 'sub/x': '1', 'fnd-data/admin.token': 'x' })
+    chmodSync(join(program, 'run'), 0o755)
+    const args = ['deploy', '--watch', '--json', '--exec', '.', '--name', 'p']
+    await using other = spawnCli(args, { server, cwd: program })
+    const lines = lineReader(other.stdout)
+    await lines()
+    const before = server.requests.length
+    writeFileSync(join(program, 'fnd-data/log'), 'what the server writes')
+    writeFileSync(join(program, 'sub/x'), '2')
+    await lines()
+    expect(server.requests.length).toBeGreaterThan(before)
+    expect(server.bundles.size).toBe(3)
+    other.kill()
+    await other.exited
   })
 })

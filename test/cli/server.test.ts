@@ -1,9 +1,12 @@
 /** The command line against a real server process: what a newcomer does first. */
-import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { lineReader, runCli, spawnCli } from './run-cli.ts'
+
+// Each test starts processes, on a machine that may be busy with others.
+setDefaultTimeout(60_000)
 
 let dir: string
 let server: ReturnType<typeof spawnCli>
