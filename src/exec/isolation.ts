@@ -4,6 +4,7 @@ import type { ChildLimits } from './sandbox.ts'
 export interface IsolationFacts {
   readonly level: 'namespaces' | 'process'
   readonly hasMemoryGroup: boolean
+  readonly hasSeccomp: boolean
   readonly hasPidsGroup: boolean
   readonly limits: ChildLimits
   readonly refusals: { readonly namespaces: string; readonly cgroups: string }
@@ -43,6 +44,13 @@ export function isolationOf(facts: IsolationFacts): Isolation {
       ),
       measure('open-files', true, `at most ${limits.openFilesMax} descriptors`),
       measure('no-new-privileges', true, 'setuid programs give no privileges'),
+      measure(
+        'system-calls',
+        facts.hasSeccomp,
+        facts.hasSeccomp
+          ? 'namespaces, mounts, tracing, keys and modules are refused'
+          : 'the kernel has no seccomp filters',
+      ),
       measure('left-behind', isNamespaced, because('the kernel ends all its processes with it')),
       measure(
         'network',

@@ -287,6 +287,13 @@ export class Script {
     return { pid, results }
   }
 
+  /** Where the bytes lie while this script exists. */
+  addressOf(value: string | NodeJS.TypedArray): number {
+    const buffer = typeof value === 'string' ? cString(value) : value
+    this.#alive.push(buffer)
+    return ptr(buffer)
+  }
+
   #push(
     must: number,
     name: SyscallName,
@@ -295,7 +302,7 @@ export class Script {
     const row = new Array<number>(opWords).fill(0)
     row[0] = native().numbers[name]
     args.forEach((arg, i) => {
-      row[i + 1] = typeof arg === 'number' ? arg : this.#pointer(arg)
+      row[i + 1] = typeof arg === 'number' ? arg : this.addressOf(arg)
     })
     row[7] = must
     this.#words.push(...row)
@@ -304,14 +311,8 @@ export class Script {
     return this
   }
 
-  #pointer(value: string | NodeJS.TypedArray): number {
-    const buffer = typeof value === 'string' ? cString(value) : value
-    this.#alive.push(buffer)
-    return ptr(buffer)
-  }
-
   #strings(values: readonly string[]): BigUint64Array {
-    return BigUint64Array.from([...values.map(value => BigInt(this.#pointer(value))), 0n])
+    return BigUint64Array.from([...values.map(value => BigInt(this.addressOf(value))), 0n])
   }
 }
 

@@ -4,7 +4,7 @@
  * a program of a bundle is executed directly.
  */
 import { createHash } from 'node:crypto'
-import { closeSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ExecConfig } from '../config.ts'
@@ -159,6 +159,7 @@ export class ProcessDriver implements Driver {
     return isolationOf({
       level: sandbox.level,
       hasMemoryGroup: cgroups?.hasMemory === true,
+      hasSeccomp: existsSync('/proc/sys/kernel/seccomp/actions_avail'),
       hasPidsGroup: cgroups?.hasPids === true,
       limits,
       refusals: this.#refusals,

@@ -11,7 +11,8 @@
  */
 import { closeSync, existsSync, lstatSync, mkdirSync, readlinkSync, realpathSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { reap, Script, syscall, SyscallError } from './libc.ts'
+import { reap, Script, SyscallError, syscall } from './libc.ts'
+import { addSeccomp } from './seccomp.ts'
 
 const cloneNewMount = 0x0002_0000
 const cloneNewCgroup = 0x0200_0000
@@ -360,6 +361,7 @@ function addExec(script: Script, child: ChildSpec): Script {
   })
   const byDefault = new BigUint64Array(4)
   for (const signal of ignoredByParent) script.must('rt_sigaction', signal, byDefault, 0, 8)
+  addSeccomp(script)
   const setMask = 2
   return script
     .must('rt_sigprocmask', setMask, new BigUint64Array(1), 0, 8)

@@ -334,7 +334,7 @@ function testEnds({ started, driver, output }: EndTests): void {
     await instance.stop(0)
     await instance.exited
     expect(isAlive(instance.pid)).toBe(false)
-    expect(call(instance)).rejects.toThrow()
+    await expect(call(instance)).rejects.toThrow()
   })
 
   test('stop may be asked for twice, and after the end', async () => {
@@ -370,20 +370,20 @@ function testEnds({ started, driver, output }: EndTests): void {
 
   test('a crash in a call: the connection breaks, and the exit code is told', async () => {
     const instance = await started()
-    expect(call(instance, { 'x-do': 'crash' })).rejects.toThrow()
+    await expect(call(instance, { 'x-do': 'crash' })).rejects.toThrow()
     expect(await instance.exited).toMatchObject({ code: 7, outOfMemory: false })
   })
 
   test('a crash in half an answer', async () => {
     const instance = await started()
     const response = await call(instance, { 'x-do': 'half' }).catch(cause => cause)
-    if (response instanceof Response) expect(response.text()).rejects.toThrow()
+    if (response instanceof Response) await expect(response.text()).rejects.toThrow()
     expect((await instance.exited).code).toBe(8)
   })
 
   test('memory beyond the limit ends the instance, and is told apart from a crash', async () => {
     const instance = await started()
-    expect(call(instance, { 'x-do': 'allocate' })).rejects.toThrow()
+    await expect(call(instance, { 'x-do': 'allocate' })).rejects.toThrow()
     expect(await instance.exited).toMatchObject({ outOfMemory: true })
   })
 
