@@ -2,7 +2,7 @@
  * One function with no server to set up: a whole node of its own, on loopback, in a directory that
  * goes away with it. So the function meets the same contract, limits and isolation as later.
  */
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
@@ -54,19 +54,21 @@ function portNumber(text: string): number {
 async function run(session: Session, path: string, options: RunOptions): Promise<void> {
   const body = bodyFrom(session, options.data)
   // Built before anything is started: most faults are in the source.
-  const first = await contentOf(path, options)
+  const content = await contentOf(path, options)
   const dataDir = await mkdtemp(join(tmpdir(), 'fnd-run-'))
   try {
     const { node } = await openNode(privateConfig(session.host, dataDir, options.port))
     try {
       stopOnSignals(node, () => undefined)
-      const own = session.at(node.url)
+      // Others on this machine can reach loopback too, so the token is asked for here as well.
+      const token = await readFile(join(dataDir, 'admin.token'), 'utf8')
+      const own = session.at(node.url, token.trim())
       const { name } = namesOf(path, {})
-      const deploy = (content: BundleContent): Promise<Deployed> =>
-        release(own, content, { ...options, app: 'run', name, trigger: true })
-      const deployed = await deploy(first)
-      if (body === undefined) await serve(own, path, deployed, options, deploy, node.closed)
-      else await callOnce(own, deployed, body, options)
+      const deploy = (made: BundleContent): Promise<Deployed> =>
+        release(own, made, { ...options, app: 'run', name, trigger: true })
+      const deployed = await deploy(content)
+      if (body !== undefined) await callOnce(own, deployed, body, options)
+      else await serve(own, { path, content, deployed, deploy, closed: node.closed }, options)
     } finally {
       await node.stop()
     }
@@ -75,9 +77,9 @@ async function run(session: Session, path: string, options: RunOptions): Promise
   }
 }
 
-/** The limits are those of the environment; place, address and access are not. */
+/** The limits are those of the environment; place and address are not. */
 function privateConfig(host: Host, dataDir: string, port: number): Config {
-  const flags = { listen: `127.0.0.1:${port}`, data: dataDir, auth: false, logLevel: 'warn' }
+  const flags = { listen: `127.0.0.1:${port}`, data: dataDir, logLevel: 'warn' }
   const read = readConfig(flags, host.env)
   if (!read.ok) throw new CliError('usage', read.faults.join('\n'))
   // Nobody shall find this server: it is gone soon.
@@ -100,30 +102,37 @@ async function callOnce(
   }
 }
 
-async function serve(
-  own: Session,
-  path: string,
-  deployed: Deployed,
-  options: RunOptions,
-  deploy: (content: BundleContent) => Promise<Deployed>,
-  closed: Promise<void>,
-): Promise<void> {
-  await own.print(deployed, () => `${deployed.url}\ncall it with:\n  curl ${deployed.url}`)
+interface Served {
+  readonly path: string
+  readonly content: BundleContent
+  readonly deployed: Deployed
+  readonly deploy: (content: BundleContent) => Promise<Deployed>
+  readonly closed: Promise<void>
+}
+
+async function serve(own: Session, served: Served, options: RunOptions): Promise<void> {
+  const { url, fn_id } = served.deployed
+  await own.print(served.deployed, () => `${url}\ncall it with:\n  curl ${url}`)
   // Ends with the server, whose stop is awaited elsewhere.
-  const output = showOutput(own, `/fnd/v1/fns/${deployed.fn_id}/logs?lines=1000&follow=1`)
-  const ended = Promise.all([closed, output.catch(() => undefined)])
+  const output = showOutput(own, `/fnd/v1/fns/${fn_id}/logs?lines=1000&follow=1`)
+  const ended = Promise.all([served.closed, output.catch(() => undefined)])
   if (options.watch !== true) {
     await ended
     return
   }
   const { deployOnChange } = await import('./watch.ts')
+  let isFirst = true
   const reload = async (): Promise<BundleContent> => {
-    const content = await contentOf(path, options)
-    await deploy(content)
+    if (isFirst) {
+      isFirst = false
+      return served.content
+    }
+    const content = await contentOf(served.path, options)
+    await served.deploy(content)
     own.terminal.note('loaded')
     return content
   }
-  await Promise.race([ended, deployOnChange(own, reload, path)])
+  await Promise.race([ended, deployOnChange(own, reload, served.path)])
 }
 
 /** What the function prints goes where its own standard error would have gone. */

@@ -33,8 +33,8 @@ export class Session {
   }
 
   /** The same, with another server. */
-  at(url: string): Session {
-    return new Session(this.host, { ...this.#options, url })
+  at(url: string, token: string): Session {
+    return new Session(this.host, { ...this.#options, url, token })
   }
 
   get client(): FndClient {
