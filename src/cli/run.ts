@@ -83,7 +83,12 @@ function privateConfig(host: Host, dataDir: string, port: number): Config {
   const read = readConfig(flags, host.env)
   if (!read.ok) throw new CliError('usage', read.faults.join('\n'))
   // Nobody shall find this server: it is gone soon.
-  return { ...read.config, stateDir: dataDir, exec: { ...read.config.exec, spareWorkers: 0 } }
+  return {
+    ...read.config,
+    isAuthOff: false,
+    stateDir: dataDir,
+    exec: { ...read.config.exec, spareWorkers: 0 },
+  }
 }
 
 async function callOnce(
