@@ -189,7 +189,7 @@ export class Cell {
   async stop(graceMs: number): Promise<void> {
     if (graceMs > 0 && catchesTermination(this.child.pid)) {
       this.child.kill('SIGTERM')
-      await Promise.race([this.gone, Bun.sleep(graceMs)])
+      await settledWithin(this.gone, graceMs)
     }
     if (!this.child.hasEnded) this.kill()
     await this.gone
@@ -213,7 +213,7 @@ export class Cell {
 
   async #release(): Promise<void> {
     this.#killRest()
-    await Promise.race([this.child.drained, Bun.sleep(drainMsMax)])
+    await settledWithin(this.child.drained, drainMsMax)
     await this.child.abandonOutput()
     await this.child.drained
     if (this.#stdinFd >= 0) closeSync(this.#stdinFd)
@@ -226,4 +226,12 @@ export class Cell {
     if (this.#socketsDir !== undefined) rmSync(this.#socketsDir, { recursive: true, force: true })
     this.#host.uids.release(this.#uid)
   }
+}
+
+/** Waits for `promise`, but not longer; leaves no timer behind. */
+async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
+  const { promise: over, resolve } = Promise.withResolvers<void>()
+  const timer = setTimeout(resolve, ms)
+  await Promise.race([promise, over])
+  clearTimeout(timer)
 }
