@@ -2,6 +2,7 @@
 import { Elysia, t } from 'elysia'
 import { FndError } from '../errors.ts'
 import type { CallResult } from '../exec/active-call.ts'
+import { isHopByHop } from '../http/headers.ts'
 import type { FnRoute } from '../store/state.ts'
 import {
   callHeaders,
@@ -36,13 +37,14 @@ export function gatewayApi(parts: InvokeParts) {
 
 async function trigger(parts: InvokeParts, request: Request, appParam: string): Promise<Response> {
   try {
-    const route = routeOf(parts, request.url, appParam)
+    const url = absoluteUrl(request)
+    const route = routeOf(parts, url, appParam)
     checkInvokeKey(route.app, request.headers)
     const incoming = await incomingBody(request, parts.limits)
     const result = await parts.invoker.call(route, {
       headers:
         `fn-intent: httprequest\r\nfn-http-method: ${request.method}\r\n` +
-        `fn-http-request-url: ${request.url}\r\n${headerLines(request.headers, 'fn-http-h-')}`,
+        `fn-http-request-url: ${url}\r\n${headerLines(request.headers, 'fn-http-h-')}`,
       body: incoming.body,
       length: incoming.length,
       signal: request.signal,
@@ -54,6 +56,11 @@ async function trigger(parts: InvokeParts, request: Request, appParam: string): 
     if (error instanceof FndError) return failure(error)
     throw error
   }
+}
+
+/** Bun leaves out scheme and host when the client sent no usable Host; functions parse this. */
+function absoluteUrl({ url }: Request): string {
+  return url.startsWith('/') ? `http://localhost${url}` : url
 }
 
 /** The match is exact and on the decoded path, without the query. */
@@ -84,10 +91,24 @@ function decoded(text: string): string {
   }
 }
 
-/** Only what the function meant for the caller passes: its type, and its Fn-Http-H- headers. */
+/** Set by fnd or by its server for each answer; a second value would contradict the first. */
+const notFromFunction: ReadonlySet<string> = new Set([
+  'content-length',
+  'content-type',
+  'date',
+  'fn-call-id',
+])
+
+/**
+ * Only what the function meant for the caller passes: its type, and its Fn-Http-H- headers. fnd's
+ * own worker cannot write one header twice except Set-Cookie by its own name, so several cookies
+ * come that way, from it alone.
+ */
 function answer(result: CallResult & { ok: true }, method: string): Response {
   const { reply, call } = result
   const headers: HeaderPairs = callHeaders(call)
+  const cookies: HeaderPairs = []
+  let isOwnWorker = false
   let status = 200
   for (let i = 0; i < reply.headers.length; i += 2) {
     const name = reply.headers[i] ?? ''
@@ -97,12 +118,11 @@ function answer(result: CallResult & { ok: true }, method: string): Response {
     else if (lower === 'fn-http-status') status = Number(value)
     else if (lower.length > 10 && lower.startsWith('fn-http-h-')) {
       const own = lower.slice(10)
-      // Framing is ours, and a second Content-Type would contradict the first.
-      if (own !== 'content-length' && own !== 'transfer-encoding' && own !== 'content-type') {
-        headers.push([name.slice(10), value])
-      }
-    }
+      if (!notFromFunction.has(own) && !isHopByHop(own)) headers.push([name.slice(10), value])
+    } else if (lower === 'set-cookie') cookies.push([name, value])
+    else if (lower === 'fn-fdk-version') isOwnWorker = value.startsWith('fnd/')
   }
+  if (isOwnWorker) headers.push(...cookies)
   if (!(status > 0)) status = 200
   if (!Number.isInteger(status) || status < 200 || status > 599) {
     if (reply.body instanceof ReadableStream) void reply.body.cancel()

@@ -1,7 +1,7 @@
 /** POST /invoke/:fn_id: the raw http-stream contract, fn-api §1.8. */
 import { Elysia, t } from 'elysia'
 import { FndError } from '../errors.ts'
-import { isHopByHop } from '../http/headers.ts'
+import { connectionOptions, isHopByHop } from '../http/headers.ts'
 import type { FnRoute, Routes } from '../store/state.ts'
 import {
   type BodyLimits,
@@ -68,11 +68,20 @@ async function invoke(parts: InvokeParts, request: Request, fnId: string): Promi
 
 /** Everything the function said, but what belongs to its connection or is set by fnd. */
 function copyHeaders(from: readonly string[], to: HeaderPairs): void {
+  const ofConnection = connectionOptions(headerOf(from, 'connection'))
   for (let i = 0; i < from.length; i += 2) {
     const name = from[i] ?? ''
     const lower = name.toLowerCase()
     if (isHopByHop(lower) || lower === 'content-length' || lower === 'date') continue
-    if (lower === 'fn-call-id') continue
+    if (lower === 'fn-call-id' || ofConnection.includes(lower)) continue
     to.push([name, from[i + 1] ?? ''])
   }
+}
+
+function headerOf(headers: readonly string[], lowerName: string): string | undefined {
+  for (let i = 0; i < headers.length; i += 2) {
+    const name = headers[i] ?? ''
+    if (name.length === lowerName.length && name.toLowerCase() === lowerName) return headers[i + 1]
+  }
+  return undefined
 }
