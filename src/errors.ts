@@ -9,6 +9,8 @@ interface ErrorRow {
   readonly message: string
   /** Seconds for `Retry-After`; its presence says that the same request may succeed later. */
   readonly retryAfterS?: number
+  /** Between the message and a detail, where Fn's words go on in one sentence. */
+  readonly joint?: string
 }
 
 const table = {
@@ -174,6 +176,7 @@ const table = {
   'image-driver-missing': {
     status: 502,
     message: 'Failed to pull image',
+    joint: ' ',
   },
   /** The caller went away; nobody reads this answer (Fn's pseudo status). */
   'client-gone': { status: 444, message: 'Client disconnected before the answer' },
@@ -203,7 +206,7 @@ export class FndError extends Error {
   constructor(code: ErrorCode, options: FndErrorOptions = {}) {
     const row: ErrorRow = table[code]
     const text = options.message ?? row.message
-    super(options.detail === undefined ? text : `${text}: ${options.detail}`, {
+    super(options.detail === undefined ? text : `${text}${row.joint ?? ': '}${options.detail}`, {
       cause: options.cause,
     })
     this.code = code

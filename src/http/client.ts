@@ -299,9 +299,11 @@ class Connection {
       },
       new ByteLengthQueuingStrategy({ highWaterMark: streamWindowBytes }),
     )
+    if (rest.length > 0) this.#bodyData(rest)
+    // What came with the head may have broken the reply already, and who waits was told.
+    if (this.#reject === null) return
     this.#resolve = null
     this.#reject = null
-    if (rest.length > 0) this.#bodyData(rest)
     resolve({
       status,
       headers,

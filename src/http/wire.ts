@@ -32,6 +32,8 @@ export function parseHead(text: string): ReplyHead | HeadFault {
   const status = Number(text.slice(9, 12))
   if ((minor !== 0 && minor !== 1) || !(status >= 100 && status <= 999)) return 'bad-status-line'
   if (lineEnd > 12 && text.charCodeAt(12) !== 32) return 'bad-status-line'
+  const lineFeed = text.indexOf('\n')
+  if (lineFeed !== -1 && lineFeed !== lineEnd + 1) return 'bad-status-line'
 
   const headers: string[] = []
   let length = -1

@@ -27,6 +27,8 @@ describe('the head of a reply', () => {
     ['HTTP/2', 'HTTP/2.0 200 OK', 'bad-status-line'],
     ['a status that is no number', 'HTTP/1.1 abc OK', 'bad-status-line'],
     ['a long status', 'HTTP/1.1 2000 OK', 'bad-status-line'],
+    ['a bare line feed', 'HTTP/1.1 200 OK\nx: 1\r\ny: 2', 'bad-status-line'],
+    ['a bare line feed alone', 'HTTP/1.1 200 OK\nx: 1', 'bad-status-line'],
     ['a header without a colon', 'HTTP/1.1 200 OK\r\nfoo', 'bad-header'],
     ['a space before the colon', 'HTTP/1.1 200 OK\r\nfoo : 1', 'bad-header'],
     ['a folded line', 'HTTP/1.1 200 OK\r\na: 1\r\n b', 'bad-header'],
