@@ -47,7 +47,7 @@ async function trigger(parts: InvokeParts, request: Request, appParam: string): 
         `fn-http-request-url: ${url}\r\n${headerLines(request.headers, 'fn-http-h-')}`,
       body: incoming.body,
       length: incoming.length,
-      signal: request.signal,
+      caller: request,
     })
     if (result.ok) return answer(result, request.method)
     const error = incoming.isTooLarge() ? new FndError('request-body-too-large') : result.error

@@ -50,7 +50,7 @@ async function invoke(parts: InvokeParts, request: Request, fnId: string): Promi
       headers: headerLines(request.headers, ''),
       body: incoming.body,
       length: incoming.length,
-      signal: request.signal,
+      caller: request,
     })
     const headers = callHeaders(result.call)
     if (!result.ok) {

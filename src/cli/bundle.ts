@@ -35,7 +35,7 @@ export interface BundleContent {
 }
 
 /** A module keeps this many calls going where it does not say otherwise: it mostly waits. */
-const moduleConcurrency = 16
+const moduleConcurrency = 100
 
 const fdkPackage = /(^|\/)node_modules\/@fnproject\/fdk\//
 

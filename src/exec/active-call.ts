@@ -10,7 +10,14 @@ export interface CallRequest {
   readonly body: Uint8Array | ReadableStream<Uint8Array> | null
   /** Declared length of a streamed body; undefined for chunked. */
   readonly length: number | undefined
-  /** Fires when the caller goes away. */
+  readonly caller: Caller
+}
+
+/**
+ * Who waits for the answer; a `Request` is one. The signal fires when the caller goes away, and is
+ * made when it is first asked for, which costs more than the rest of a short call.
+ */
+export interface Caller {
   readonly signal: AbortSignal
 }
 
@@ -51,6 +58,9 @@ export class ActiveCall extends CallLife implements ExchangeEnd {
   readonly id: string
   readonly spec: FnSpec
   readonly arrivedMs: number
+  readonly caller: Caller
+  /** Whether somebody listens to the caller's signal. */
+  isWatched = false
   /** 0 until it has a slot. */
   placedMs = 0
   deadlineMs = 0
@@ -65,8 +75,9 @@ export class ActiveCall extends CallLife implements ExchangeEnd {
   outcome: Outcome | null = null
   readonly #releaser: Releaser
 
-  constructor(releaser: Releaser, id: string, spec: FnSpec, arrivedMs: number) {
+  constructor(releaser: Releaser, id: string, spec: FnSpec, caller: Caller, arrivedMs: number) {
     super(arrivedMs)
+    this.caller = caller
     this.#releaser = releaser
     this.id = id
     this.spec = spec

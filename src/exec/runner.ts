@@ -66,12 +66,16 @@ export class Runner {
   /** Specs to forget once the pool has: until then it may still start them for waiting calls. */
   readonly #retired = new Set<string>()
   readonly #instances = new Map<InstanceId, Running>()
-  /** Calls that hold a slot. */
-  readonly #placed = new Set<ActiveCall>()
+  /** Calls that wait for a slot or hold one. */
+  readonly #calls = new Set<ActiveCall>()
+  /** How many of them hold one. */
+  #placed = 0
   /** Stops under way: a start waits for those before it, so that memory is not used twice. */
   readonly #stopping = new Set<Promise<void>>()
   readonly #sweep: ReturnType<typeof setInterval>
   #isDraining = false
+  #deadlineS = 0
+  #deadline = ''
   #onQuiet: (() => void) | null = null
 
   constructor(options: RunnerOptions) {
@@ -120,9 +124,10 @@ export class Runner {
    * this resolves. Never rejects for a fault of the function or of the caller.
    */
   async call(spec: FnSpec, request: CallRequest): Promise<CallResult> {
-    const call = new ActiveCall(this, this.#options.ids.next(), spec, this.#now())
+    const { caller } = request
+    const call = new ActiveCall(this, this.#options.ids.next(), spec, caller, this.#now())
     this.#options.calls.queued(spec)
-    const refusal = this.#place(call, request.signal)
+    const refusal = this.#place(call)
     const failure = refusal instanceof Promise ? await refusal : refusal
     if (failure !== null) this.#options.calls.refused(call, failure.code)
     const outcome = failure ?? (await this.#exchange(call, request))
@@ -132,9 +137,8 @@ export class Runner {
   }
 
   /** Gets the call a slot, at once or after a wait. Null when it has one. */
-  #place(call: ActiveCall, signal: AbortSignal): FndError | null | Promise<FndError | null> {
+  #place(call: ActiveCall): FndError | null | Promise<FndError | null> {
     if (this.#isDraining) return new FndError('shutting-down')
-    if (signal.aborted) return new FndError('client-gone')
     // The function may have changed while this call was on its way in.
     const isStale = !this.#pool.has(call.spec.key)
     if (isStale) this.define(call.spec)
@@ -147,21 +151,24 @@ export class Runner {
     }
     if (placement === 'busy') return new FndError('busy')
     if (placement === 'too-large') return new FndError('node-too-small')
+    this.#calls.add(call)
     return new Promise(resolve => {
-      const onAbort = (): void => {
-        if (!this.#pool.cancel(call, this.#now())) return
-        call.settleWait?.(new FndError('client-gone'))
-        this.#carryOut()
-      }
       call.settleWait = failure => {
         call.settleWait = null
-        signal.removeEventListener('abort', onAbort)
+        if (failure !== null) this.#calls.delete(call)
         resolve(failure)
       }
-      signal.addEventListener('abort', onAbort, { once: true })
       // Effects come last: they may settle the wait of this very call in this turn.
       this.#carryOut()
     })
+  }
+
+  /** The caller went away. */
+  #abandon(call: ActiveCall): void {
+    call.exchange?.connection.abort('aborted')
+    if (call.settleWait === null || !this.#pool.cancel(call, this.#now())) return
+    call.settleWait(new FndError('client-gone'))
+    this.#carryOut()
   }
 
   #assign(call: ActiveCall, id: InstanceId): void {
@@ -172,7 +179,8 @@ export class Runner {
     call.place(nowMs, running.startedMs, running.readyMs)
     call.placedMs = nowMs
     call.deadlineMs = nowMs + call.spec.timeoutMs
-    this.#placed.add(call)
+    this.#calls.add(call)
+    this.#placed += 1
     this.#options.instances.begin(running.name, call.spec.fnId, call.id)
     this.#options.calls.placed(call)
   }
@@ -186,18 +194,14 @@ export class Runner {
       this.release(call, { what: 'closed-before-head' })
       return this.#deathOf(running)
     }
-    const deadline = new Date(this.#options.clock.nowMs() + call.spec.timeoutMs)
     const head =
       `POST /call HTTP/1.1\r\nhost: localhost\r\nfn-call-id: ${call.id}\r\n` +
-      `fn-deadline: ${deadline.toISOString().slice(0, 19)}Z\r\n${request.headers}`
-    const { body, length, signal } = request
+      `fn-deadline: ${this.#deadlineOf(call.spec)}\r\n${request.headers}`
+    const { body, length } = request
     call.run(this.#now())
     call.markSent()
     const exchange = running.client.exchange({ head, body, length }, call)
     call.exchange = exchange
-    const onAbort = (): void => call.exchange?.connection.abort('aborted')
-    if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort, { once: true })
     try {
       const reply = await exchange.reply
       return reply.status === 200 ? reply : refusalOf(reply)
@@ -211,6 +215,16 @@ export class Runner {
     }
   }
 
+  /** Fn-Deadline has whole seconds, so calls of one second share its text. */
+  #deadlineOf(spec: FnSpec): string {
+    const deadlineS = Math.floor((this.#options.clock.nowMs() + spec.timeoutMs) / 1000)
+    if (deadlineS !== this.#deadlineS) {
+      this.#deadlineS = deadlineS
+      this.#deadline = `${new Date(deadlineS * 1000).toISOString().slice(0, 19)}Z`
+    }
+    return this.#deadline
+  }
+
   async #deathOf(running: Running, cause?: ExchangeError): Promise<FndError> {
     const exit = await Promise.race([running.instance?.exited, Bun.sleep(deathReasonMs)])
     return new FndError(exit?.outOfMemory ? 'function-out-of-memory' : 'function-died', { cause })
@@ -220,7 +234,8 @@ export class Runner {
   release(call: ActiveCall, end: CallEnd): void {
     const { running } = call
     assert(running !== null, 'only a placed call has a slot to give back')
-    this.#placed.delete(call)
+    this.#calls.delete(call)
+    this.#placed -= 1
     const nowMs = this.#now()
     const outcome = call.end(end, call.spec.concurrency, nowMs)
     call.outcome = outcome
@@ -338,8 +353,10 @@ export class Runner {
 
   #onSweep(): void {
     const nowMs = this.#now()
-    for (const call of this.#placed) {
-      if (call.deadlineMs <= nowMs) call.exchange?.connection.abort('timed-out')
+    for (const call of this.#calls) {
+      if (call.placedMs > 0 && call.deadlineMs <= nowMs)
+        call.exchange?.connection.abort('timed-out')
+      if (!call.isWatched) this.#watchCaller(call)
     }
     this.#pool.tick(nowMs)
     this.#carryOut()
@@ -348,6 +365,14 @@ export class Runner {
       this.#retired.delete(key)
       this.#specs.delete(key)
     }
+  }
+
+  /** Only calls that outlive a sweep are watched; shorter ones end before it would matter. */
+  #watchCaller(call: ActiveCall): void {
+    call.isWatched = true
+    const { signal } = call.caller
+    if (signal.aborted) this.#abandon(call)
+    else signal.addEventListener('abort', () => this.#abandon(call), { once: true })
   }
 
   /**
@@ -368,7 +393,7 @@ export class Runner {
   }
 
   #checkQuiet(): void {
-    if (this.#placed.size === 0) this.#onQuiet?.()
+    if (this.#placed === 0) this.#onQuiet?.()
   }
 
   #now(): number {

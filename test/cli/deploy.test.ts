@@ -99,7 +99,7 @@ describe('deploy of a file', () => {
       version: 1,
       kind: 'module',
       entry: 'index.js',
-      concurrency: 16,
+      concurrency: 100,
     })
   })
 
@@ -201,7 +201,7 @@ describe('bundles', () => {
 
   test('CommonJS with module.exports is a module like others', async () => {
     await run(['x.cjs'], tree({ 'x.cjs': 'module.exports = input => input' }))
-    expect(await manifest()).toMatchObject({ concurrency: 16 })
+    expect(await manifest()).toMatchObject({ concurrency: 100 })
   })
 
   test('files imported as files come along', async () => {
