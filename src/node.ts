@@ -180,7 +180,12 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
   const disk = new DiskSpace(config.dataDir, systemClock)
   const reports = makeReports({ config, store, runner, watch, output, driver, disk, invocations })
   metrics.watch(reports.sources)
-  const invoke = { routes: store.routes, invoker: invocations, limits: config.limits }
+  const invoke = {
+    routes: store.routes,
+    invoker: invocations,
+    limits: config.limits,
+    counterOf: (method: string, path: string) => metrics.route(method, path),
+  }
   const api = makeApi({
     config,
     state: store.state,
@@ -203,7 +208,7 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     ],
     extraAdmin: [logsApi({ output, hasFn: id => store.routes.fnById(id) !== undefined })],
   })
-  return Bun.serve({
+  const server = Bun.serve({
     hostname: config.host,
     port: config.port,
     // Bun counts in whole seconds, at most 255; 0 means no limit.
@@ -212,6 +217,9 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     fetch: api.fetch,
   })
+  // Routes that stream for long ask it to lift the timeout of their connection.
+  api.server = server
+  return server
 }
 
 function readyChecks(

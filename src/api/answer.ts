@@ -2,10 +2,17 @@
 import { FndError } from '../errors.ts'
 import type { ActiveCall, CallRequest, CallResult } from '../exec/active-call.ts'
 import { connectionOptions, isHopByHop } from '../http/headers.ts'
+import { relay } from '../http/relay.ts'
 
 /** The part of `exec` that the invoke routes see. */
 export interface Invoker<Route> {
   call(route: Route, request: CallRequest): Promise<CallResult>
+}
+
+/** Counts requests of one route; see `RouteMetrics`. */
+export interface RouteCounter {
+  request(): void
+  response(status: number, latencyMs: number, blame?: 'user' | 'service'): void
 }
 
 export interface BodyLimits {
@@ -28,8 +35,14 @@ export interface IncomingBody {
 
 const noBody: IncomingBody = { body: null, length: undefined, isTooLarge: () => false }
 
-/** Rejects with `FndError` when the declared length is over the limit, or the sender left. */
-export async function incomingBody(request: Request, limits: BodyLimits): Promise<IncomingBody> {
+/**
+ * Throws, or rejects with, `FndError` when the declared length is over the limit, or the sender
+ * left. Settled at once where there is nothing to wait for.
+ */
+export function incomingBody(
+  request: Request,
+  limits: BodyLimits,
+): IncomingBody | Promise<IncomingBody> {
   const declared = request.headers.get('content-length')
   const bytesMax = limits.requestBytesMax
   if (declared === null) {
@@ -44,6 +57,10 @@ export async function incomingBody(request: Request, limits: BodyLimits): Promis
   }
   if (length === 0) return noBody
   if (length > shortBodyBytesMax) return { ...noBody, body: request.body, length }
+  return shortBody(request)
+}
+
+async function shortBody(request: Request): Promise<IncomingBody> {
   try {
     return { ...noBody, body: await request.bytes() }
   } catch (cause) {
@@ -116,7 +133,7 @@ export function permittedBody(
   method: string,
 ): Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | null {
   if (method !== 'HEAD' && status !== 204 && status !== 304 && status !== 205) {
-    return body as Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>
+    return body instanceof ReadableStream ? relay(body) : (body as Uint8Array<ArrayBuffer>)
   }
   if (body instanceof ReadableStream) void body.cancel()
   return null
@@ -130,4 +147,26 @@ export function failure(error: FndError, headers: HeaderPairs = []): Response {
   if (error.retryAfterS !== undefined) pairs.push(['Retry-After', String(error.retryAfterS)])
   const body = JSON.stringify({ message: error.message, code: error.code })
   return new Response(`${body}\n`, { status, headers: pairs })
+}
+
+/** Runs one request of a call route: counts it, and turns what it throws into an answer. */
+export async function answered(
+  counter: RouteCounter,
+  request: Request,
+  run: (request: Request) => Promise<Response>,
+): Promise<Response> {
+  const startedMs = performance.now()
+  counter.request()
+  let response: Response
+  try {
+    response = await run(request)
+  } catch (error) {
+    if (!(error instanceof FndError)) throw error
+    response = failure(error)
+  }
+  const { status } = response
+  // What a function does wrong is the fault of who wrote it.
+  const blame = status === 502 || status === 504 ? 'user' : undefined
+  counter.response(status, performance.now() - startedMs, blame)
+  return response
 }

@@ -5,6 +5,7 @@ import type { CallResult } from '../exec/active-call.ts'
 import { isHopByHop } from '../http/headers.ts'
 import type { FnRoute } from '../store/state.ts'
 import {
+  answered,
   callHeaders,
   failure,
   type HeaderPairs,
@@ -22,40 +23,48 @@ const detail = {
 }
 
 export function gatewayApi(parts: InvokeParts) {
+  // Callers choose the method, so the template counts for all of them.
+  const counter = parts.counterOf('any', '/t/:app/*source')
   return new Elysia({ name: 'gateway' })
-    .all('/t/:app', ({ request, params }) => trigger(parts, request, params.app), {
-      parse: 'none',
-      params: t.Object({ app: t.String() }),
-      detail,
-    })
-    .all('/t/:app/*', ({ request, params }) => trigger(parts, request, params.app), {
-      parse: 'none',
-      params: t.Object({ app: t.String(), '*': t.String() }),
-      detail,
-    })
+    .all(
+      '/t/:app',
+      ({ request, params }) =>
+        answered(counter, request, () => trigger(parts, request, params.app)),
+      {
+        parse: 'none',
+        params: t.Object({ app: t.String() }),
+        detail,
+      },
+    )
+    .all(
+      '/t/:app/*',
+      ({ request, params }) =>
+        answered(counter, request, () => trigger(parts, request, params.app)),
+      {
+        parse: 'none',
+        params: t.Object({ app: t.String(), '*': t.String() }),
+        detail,
+      },
+    )
 }
 
 async function trigger(parts: InvokeParts, request: Request, appParam: string): Promise<Response> {
-  try {
-    const url = absoluteUrl(request)
-    const route = routeOf(parts, url, appParam)
-    checkInvokeKey(route.app, request.headers)
-    const incoming = await incomingBody(request, parts.limits)
-    const result = await parts.invoker.call(route, {
-      headers:
-        `fn-intent: httprequest\r\nfn-http-method: ${request.method}\r\n` +
-        `fn-http-request-url: ${url}\r\n${headerLines(request.headers, 'fn-http-h-')}`,
-      body: incoming.body,
-      length: incoming.length,
-      caller: request,
-    })
-    if (result.ok) return answer(result, request.method)
-    const error = incoming.isTooLarge() ? new FndError('request-body-too-large') : result.error
-    return failure(error, callHeaders(result.call))
-  } catch (error) {
-    if (error instanceof FndError) return failure(error)
-    throw error
-  }
+  const url = absoluteUrl(request)
+  const route = routeOf(parts, url, appParam)
+  checkInvokeKey(route.app, request.headers)
+  const body = incomingBody(request, parts.limits)
+  const incoming = body instanceof Promise ? await body : body
+  const result = await parts.invoker.call(route, {
+    headers:
+      `fn-intent: httprequest\r\nfn-http-method: ${request.method}\r\n` +
+      `fn-http-request-url: ${url}\r\n${headerLines(request.headers, 'fn-http-h-')}`,
+    body: incoming.body,
+    length: incoming.length,
+    caller: request,
+  })
+  if (result.ok) return answer(result, request.method)
+  const error = incoming.isTooLarge() ? new FndError('request-body-too-large') : result.error
+  return failure(error, callHeaders(result.call))
 }
 
 /** Bun leaves out scheme and host when the client sent no usable Host; functions parse this. */

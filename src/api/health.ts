@@ -36,6 +36,10 @@ const readySchema = t.Object({
 export function healthApi(options: HealthOptions) {
   const { version, commit, readyChecks } = options
   return new Elysia({ name: 'api/health' })
+    .get('/', () => ({ goto: '/fnd/docs', hello: 'world!' as const }), {
+      response: t.Object({ goto: t.String(), hello: t.Literal('world!') }),
+      detail: { tags: ['Watching'], summary: 'Where to read on', security: [] },
+    })
     .get(
       '/healthz',
       ({ set }) => {

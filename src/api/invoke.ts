@@ -4,6 +4,7 @@ import { FndError } from '../errors.ts'
 import { connectionOptions, isHopByHop } from '../http/headers.ts'
 import type { FnRoute, Routes } from '../store/state.ts'
 import {
+  answered,
   type BodyLimits,
   callHeaders,
   failure,
@@ -12,6 +13,7 @@ import {
   type Invoker,
   incomingBody,
   permittedBody,
+  type RouteCounter,
 } from './answer.ts'
 import { checkInvokeKey } from './invoke-key.ts'
 
@@ -19,12 +21,14 @@ export interface InvokeParts {
   readonly routes: Routes
   readonly invoker: Invoker<FnRoute>
   readonly limits: BodyLimits
+  readonly counterOf: (method: string, path: string) => RouteCounter
 }
 
 export function invokeApi(parts: InvokeParts) {
+  const counter = parts.counterOf('POST', '/invoke/:fn_id')
   return new Elysia({ name: 'invoke' }).post(
     '/invoke/:fn_id',
-    ({ request, params }) => invoke(parts, request, params.fn_id),
+    ({ request, params }) => answered(counter, request, () => invoke(parts, request, params.fn_id)),
     {
       parse: 'none',
       params: t.Object({ fn_id: t.String() }),
@@ -38,32 +42,28 @@ export function invokeApi(parts: InvokeParts) {
 }
 
 async function invoke(parts: InvokeParts, request: Request, fnId: string): Promise<Response> {
-  try {
-    const route = parts.routes.fnById(fnId)
-    if (route === undefined) throw new FndError('fn-not-found')
-    checkInvokeKey(route.app, request.headers)
-    if (request.headers.get('fn-invoke-type') === 'detached') {
-      throw new FndError('detached-unsupported')
-    }
-    const incoming = await incomingBody(request, parts.limits)
-    const result = await parts.invoker.call(route, {
-      headers: headerLines(request.headers, ''),
-      body: incoming.body,
-      length: incoming.length,
-      caller: request,
-    })
-    const headers = callHeaders(result.call)
-    if (!result.ok) {
-      const error = incoming.isTooLarge() ? new FndError('request-body-too-large') : result.error
-      return failure(error, headers)
-    }
-    const { reply } = result
-    copyHeaders(reply.headers, headers)
-    return new Response(permittedBody(reply.body, 200, request.method), { headers })
-  } catch (error) {
-    if (error instanceof FndError) return failure(error)
-    throw error
+  const route = parts.routes.fnById(fnId)
+  if (route === undefined) throw new FndError('fn-not-found')
+  checkInvokeKey(route.app, request.headers)
+  if (request.headers.get('fn-invoke-type') === 'detached') {
+    throw new FndError('detached-unsupported')
   }
+  const body = incomingBody(request, parts.limits)
+  const incoming = body instanceof Promise ? await body : body
+  const result = await parts.invoker.call(route, {
+    headers: headerLines(request.headers, ''),
+    body: incoming.body,
+    length: incoming.length,
+    caller: request,
+  })
+  const headers = callHeaders(result.call)
+  if (!result.ok) {
+    const error = incoming.isTooLarge() ? new FndError('request-body-too-large') : result.error
+    return failure(error, headers)
+  }
+  const { reply } = result
+  copyHeaders(reply.headers, headers)
+  return new Response(permittedBody(reply.body, 200, request.method), { headers })
 }
 
 /** Everything the function said, but what belongs to its connection or is set by fnd. */

@@ -316,7 +316,13 @@ class Connection {
     const controller = this.#reply
     assert(controller !== null, 'body bytes belong to a reply that streams')
     if (this.#decoder !== null) {
-      const step = this.#decoder.feed(chunk, piece => this.#enqueue(piece))
+      // The pieces are moved together, so that they go on as one that owns its memory.
+      let bytes = 0
+      const step = this.#decoder.feed(chunk, piece => {
+        if (piece.byteOffset !== chunk.byteOffset + bytes) chunk.set(piece, bytes)
+        bytes += piece.length
+      })
+      if (bytes > 0) this.#enqueue(chunk.subarray(0, bytes))
       if (this.#end === null) return
       if (step === 'bad') return this.abort('bad-reply')
       if (step === 'end') this.#endStream(this.#decoder.rest === 0)
