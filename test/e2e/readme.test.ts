@@ -1,0 +1,102 @@
+/** The README's five minutes, typed as they stand there, in a fresh clone. */
+import { afterAll, beforeAll, expect, test } from 'bun:test'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+
+const root = resolve(import.meta.dir, '../..')
+const readme = readFileSync(join(root, 'README.md'), 'utf8')
+const dir = mkdtempSync(join(tmpdir(), 'fnd-readme-'))
+const clone = join(dir, 'fnd')
+const startMsMax = 240_000
+
+let env: Record<string, string | undefined> = {}
+let server: Bun.Subprocess | undefined
+
+async function freePort(): Promise<number> {
+  const listener = createServer()
+  await new Promise<void>(done => listener.listen(0, '127.0.0.1', done))
+  const address = listener.address()
+  await new Promise(done => listener.close(done))
+  return typeof address === 'object' ? (address?.port ?? 0) : 0
+}
+
+/** The shell lines of a section, in order. */
+function linesOf(title: string): string[] {
+  const section = readme.split(/^## /m).find(part => part.startsWith(title)) ?? ''
+  return [...section.matchAll(/^```sh\n([\s\S]*?)^```/gm)].flatMap(([, block]) =>
+    (block ?? '').split('\n').filter(line => line !== ''),
+  )
+}
+
+async function run(line: string): Promise<string> {
+  // The test may not have port 8080 to itself; all else is as it is written.
+  const command = line.replaceAll('http://127.0.0.1:8080', env.FND_URL ?? '')
+  const child = Bun.spawn(['bash', '-c', command], { cwd: clone, env, stderr: 'inherit' })
+  const text = await new Response(child.stdout).text()
+  expect({ line, exitCode: await child.exited }).toEqual({ line, exitCode: 0 })
+  return text
+}
+
+beforeAll(async () => {
+  const port = await freePort()
+  env = {
+    ...process.env,
+    FND_LISTEN: `127.0.0.1:${port}`,
+    FND_URL: `http://127.0.0.1:${port}`,
+    XDG_STATE_HOME: join(dir, 'state'),
+    FND_DATA: undefined,
+  }
+  Bun.spawnSync(['git', 'clone', '--quiet', root, clone], { stderr: 'inherit' })
+})
+
+afterAll(async () => {
+  server?.kill('SIGTERM')
+  await server?.exited
+  rmSync(dir, { recursive: true, force: true })
+})
+
+const lines = linesOf('Five minutes')
+
+test(
+  'the first command installs, builds and serves',
+  async () => {
+    expect(lines[0]).toBe('npm start')
+    server = Bun.spawn(['bash', '-c', 'exec npm start'], {
+      cwd: clone,
+      env,
+      stdout: 'inherit',
+      stderr: 'inherit',
+    })
+    for (;;) {
+      const isThere = await fetch(`${env.FND_URL}/healthz`).then(
+        response => response.ok,
+        () => false,
+      )
+      if (isThere) break
+      expect(server.exitCode).toBeNull()
+      await Bun.sleep(100)
+    }
+  },
+  startMsMax,
+)
+
+test('the second deploys a function, and prints how to call it', async () => {
+  expect(lines[1]).toBe('./dist/fnd deploy examples/hello.ts')
+  const printed = await run(lines[1] ?? '')
+  const call = /^ {2}(curl \S+)$/m.exec(printed)?.[1]
+  expect(call).toBe(`curl ${env.FND_URL}/t/default/hello`)
+  expect(await run(call ?? '')).toBe('hello, world\n')
+}, 60_000)
+
+test('what else there is to try works as it is written', async () => {
+  const printed = new Map<string, string>()
+  for (const line of lines.slice(2)) printed.set(line, await run(line))
+  const of = (part: string) => [...printed].find(([line]) => line.includes(part))?.[1] ?? ''
+  expect(of('name=Ada')).toBe('hello, Ada\n')
+  expect(of('logs default/hello')).toContain('greeting Ada')
+  expect(JSON.parse(of('call default/sum'))).toMatchObject({ sum: 6 })
+  expect(of('curl -N')).toContain('data: tick 5')
+  expect(of('doctor')).toContain('isolation')
+}, 60_000)
