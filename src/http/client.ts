@@ -9,7 +9,16 @@
  */
 import type { Socket } from 'bun'
 import { assert } from '../errors.ts'
-import { ChunkedDecoder, headEnd, latin1, parseHead, type ReplyHead } from './wire.ts'
+import { free } from './relay.ts'
+import {
+  ChunkedDecoder,
+  chunkFrom,
+  headEnd,
+  latin1,
+  lineEnd,
+  parseHead,
+  type ReplyHead,
+} from './wire.ts'
 
 export interface Reply {
   readonly status: number
@@ -70,11 +79,8 @@ export interface ExchangeEnd {
 /** Bytes of a streamed reply that wait in memory for a slow reader before the socket is paused. */
 const streamWindowBytes = 256 * 1024
 const emptyBody = new Uint8Array(0)
-
-/** Frees a sent piece now, not when the collector comes by: a gigabyte may pass in a second. */
-function free(piece: Uint8Array): void {
-  if (piece.buffer instanceof ArrayBuffer) piece.buffer.transfer(0)
-}
+/** Chunks of a request below this are copied into one piece with their framing. */
+const smallChunkBytesMax = 16 * 1024
 
 type Resolve = (reply: Reply) => void
 type Reject = (error: ExchangeError) => void
@@ -144,17 +150,17 @@ class Connection {
         if (value.length === 0) continue
         sent += value.length
         if (length !== undefined && sent > length) return this.abort('aborted')
-        if (length === undefined) {
-          this.#write(Buffer.from(`${value.length.toString(16)}\r\n`))
-        }
-        this.#write(value)
-        if (length === undefined) this.#write(Buffer.from('\r\n'))
+        const isApart = length === undefined && value.length >= smallChunkBytesMax
+        if (isApart) this.#write(Buffer.from(`${value.length.toString(16)}\r\n`))
+        this.#write(length === undefined && !isApart ? chunkFrom(value) : value)
         if (this.#unsent !== null) {
           await new Promise<void>(resolve => {
             this.#drained = resolve
           })
         }
         if (this.#upload !== reader) return
+        // Only now: while the chunk waited, joining its end to it would have copied it.
+        if (isApart) this.#write(lineEnd)
         free(value)
       }
     } catch {

@@ -83,6 +83,12 @@ export function headEnd(bytes: Uint8Array, from: number): number {
   }
 }
 
+/** A piece of body as one chunk. */
+export function chunkFrom(piece: Uint8Array): Buffer {
+  return Buffer.concat([Buffer.from(`${piece.length.toString(16)}\r\n`), piece, lineEnd])
+}
+
+export const lineEnd = Buffer.from('\r\n')
 const chunkLineBytesMax = 4096
 
 /**
