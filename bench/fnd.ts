@@ -57,7 +57,7 @@ export class BenchFnd implements AsyncDisposable {
       XDG_STATE_HOME: join(dir, 'state'),
       ...environment,
     }
-    this.#process = this.#spawn()
+    this.#process = this.#start()
   }
 
   static async start(environment: Record<string, string> = {}): Promise<BenchFnd> {
@@ -71,7 +71,7 @@ export class BenchFnd implements AsyncDisposable {
     return this.#process.pid
   }
 
-  #spawn(): Bun.Subprocess {
+  #start(): Bun.Subprocess {
     return Bun.spawn([binary], {
       env: this.#environment,
       cwd: this.dir,
@@ -93,9 +93,9 @@ export class BenchFnd implements AsyncDisposable {
     }
   }
 
-  async restart(): Promise<void> {
-    await this.stop()
-    this.#process = this.#spawn()
+  /** Starts it again after `stop`; returns before it answers. */
+  spawn(): void {
+    this.#process = this.#start()
   }
 
   async stop(): Promise<void> {
