@@ -1,5 +1,6 @@
 import type { FndError } from '../errors.ts'
-import type { Client, Exchange, ExchangeEnd, ExchangeFault, Reply } from '../http/client.ts'
+import type { Client, Exchange, ExchangeEnd, Reply } from '../http/client.ts'
+import type { ExchangeFault } from '../http/exchange-error.ts'
 import { type CallEnd, CallLife, type Outcome } from './call.ts'
 import type { FnSpec, Instance } from './driver.ts'
 import type { InstanceId } from './pool.ts'

@@ -5,7 +5,8 @@
  */
 import type { Clock } from '../clock.ts'
 import { assert, type ErrorCode, FndError } from '../errors.ts'
-import { Client, ExchangeError, type Reply } from '../http/client.ts'
+import { Client, type Reply } from '../http/client.ts'
+import { ExchangeError } from '../http/exchange-error.ts'
 import type { IdSource } from '../ids.ts'
 import { ActiveCall, type CallRequest, type CallResult, type Running } from './active-call.ts'
 import { type CallEnd, codeOf } from './call.ts'

@@ -9,7 +9,8 @@
  */
 import type { Socket } from 'bun'
 import { assert } from '../errors.ts'
-import { free } from './relay.ts'
+import { ExchangeError, type ExchangeFault } from './exchange-error.ts'
+import { free, ReadAhead } from './relay.ts'
 import {
   ChunkedDecoder,
   chunkFrom,
@@ -28,28 +29,6 @@ export interface Reply {
   readonly length: number | undefined
   /** The whole body when it came with the head, else a stream. */
   readonly body: Uint8Array | ReadableStream<Uint8Array>
-}
-
-export type ExchangeFault =
-  /** Nobody listens on the socket. */
-  | 'refused'
-  /** The connection ended before the reply did. */
-  | 'closed'
-  | 'bad-reply'
-  | 'head-too-large'
-  | 'body-too-large'
-  /** Somebody on this side broke it off: the caller left, or its time was over. */
-  | 'aborted'
-  | 'timed-out'
-
-/** The exchange failed before a reply could be handed over. */
-export class ExchangeError extends Error {
-  override readonly name = 'ExchangeError'
-  readonly fault: ExchangeFault
-  constructor(fault: ExchangeFault) {
-    super(`exchange failed: ${fault}`)
-    this.fault = fault
-  }
 }
 
 export interface ExchangeLimits {
@@ -103,7 +82,7 @@ class Connection {
   /** Unsent tail of what was written, and who waits for it to drain. */
   #unsent: Uint8Array | null = null
   #drained: (() => void) | null = null
-  #upload: ReadableStreamDefaultReader<Uint8Array> | null = null
+  #upload: ReadAhead | null = null
   /** When the last exchange ended, on the monotonic clock. */
   idleSinceMs = 0
 
@@ -139,7 +118,7 @@ class Connection {
 
   /** Pumps a request body; a body that ends short or runs over its length breaks the exchange. */
   async #sendStream(body: ReadableStream<Uint8Array>, length: number | undefined): Promise<void> {
-    const reader = body.getReader() as ReadableStreamDefaultReader<Uint8Array>
+    const reader = new ReadAhead(body)
     this.#upload = reader
     let sent = 0
     try {

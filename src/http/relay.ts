@@ -3,8 +3,12 @@
  * than the garbage collector comes by, so each piece is freed as soon as it was handed on.
  */
 
+import { assert } from '../errors.ts'
+
 /** Buffers below this may be slices of one that others use too (Node's pool has 8 KiB). */
 const ownBytesMin = 16 * 1024
+
+const readsAhead = 4
 
 /** Frees the memory of a piece that nobody reads again. */
 export function free(piece: Uint8Array): void {
@@ -32,4 +36,36 @@ export function relay(body: ReadableStream<Uint8Array>): ReadableStream<Uint8Arr
     },
     cancel: () => reader.cancel(),
   } as Bun.DirectUnderlyingSource<Uint8Array>)
+}
+
+type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array>['read']>>
+
+/**
+ * Reads a body with several reads asked for at a time. While none is asked for, Bun joins what
+ * arrives into one growing piece, and its memory, of ever new sizes, is slow to be used again: of a
+ * gigabyte in chunks, 100 MiB stayed with the process, with this 25.
+ */
+export class ReadAhead {
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array>
+  readonly #asked: Promise<ReadResult>[] = []
+
+  constructor(body: ReadableStream<Uint8Array>) {
+    this.#reader = body.getReader() as ReadableStreamDefaultReader<Uint8Array>
+  }
+
+  async read(): Promise<ReadResult> {
+    while (this.#asked.length < readsAhead) {
+      const piece = this.#reader.read()
+      // Whoever comes to await this one hears of its failure; until then nobody has to.
+      piece.catch(() => undefined)
+      this.#asked.push(piece)
+    }
+    const next = this.#asked.shift()
+    assert(next !== undefined, 'more than one read is asked for')
+    return next
+  }
+
+  cancel(): Promise<void> {
+    return this.#reader.cancel()
+  }
 }

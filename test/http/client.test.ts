@@ -2,13 +2,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'bun:test'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import {
-  Client,
-  type ExchangeError,
-  type ExchangeFault,
-  type OutgoingRequest,
-  type Reply,
-} from '../../src/http/client.ts'
+import { Client, type OutgoingRequest, type Reply } from '../../src/http/client.ts'
+import type { ExchangeError, ExchangeFault } from '../../src/http/exchange-error.ts'
 
 let dir = ''
 let path = ''
