@@ -26,6 +26,9 @@ export const helloSource = `export default {
 }
 `
 
+/** Clients that create functions at the same time. */
+const writersMax = 16
+
 export async function freePort(): Promise<number> {
   return new Promise((resolvePort, reject) => {
     const server = createServer()
@@ -121,6 +124,24 @@ export class BenchFnd implements AsyncDisposable {
     })
     if (run.exitCode !== 0) throw new Error(`deploy failed: ${run.stderr.toString()}`)
     return JSON.parse(run.stdout.toString()) as Deployed
+  }
+
+  /** Stores further functions of the same bundle. */
+  async addCopies(first: Deployed, count: number): Promise<void> {
+    const { image } = (await (await this.api(`/v2/fns/${first.fn_id}`)).json()) as {
+      image: string
+    }
+    let made = 0
+    const writer = async (): Promise<void> => {
+      while (made < count) {
+        made += 1
+        const body = JSON.stringify({ name: `copy-${made}`, app_id: first.app_id, image })
+        const headers = { 'content-type': 'application/json' }
+        const answer = await this.api('/v2/fns', { method: 'POST', headers, body })
+        if (!answer.ok) throw new Error(`cannot create a function: ${await answer.text()}`)
+      }
+    }
+    await Promise.all(Array.from({ length: writersMax }, writer))
   }
 
   async describe(fnId: string): Promise<Described> {

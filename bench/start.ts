@@ -6,7 +6,7 @@
  */
 import { parseArgs } from 'node:util'
 import { printFigures, requestText, timedRequest, timesRow } from './figures.ts'
-import { BenchFnd, binary, type Deployed, helloSource, median, table } from './fnd.ts'
+import { BenchFnd, binary, helloSource, median, table } from './fnd.ts'
 
 const { values } = parseArgs({
   options: {
@@ -17,23 +17,6 @@ const { values } = parseArgs({
 const rounds = Number(values.rounds)
 const functions = Number(values.functions)
 const targetMs = 150
-const writersMax = 16
-
-/** Functions of one bundle: what a start reads is their rows, whatever they run. */
-async function fill(fnd: BenchFnd, first: Deployed): Promise<void> {
-  const { image } = (await (await fnd.api(`/v2/fns/${first.fn_id}`)).json()) as { image: string }
-  let next = 1
-  const writer = async (): Promise<void> => {
-    while (next < functions) {
-      const name = `hello-${next++}`
-      const body = JSON.stringify({ name, app_id: first.app_id, image })
-      const headers = { 'content-type': 'application/json' }
-      const answer = await fnd.api('/v2/fns', { method: 'POST', headers, body })
-      if (!answer.ok) throw new Error(`cannot create ${name}: ${await answer.text()}`)
-    }
-  }
-  await Promise.all(Array.from({ length: writersMax }, writer))
-}
 
 /** Asks until somebody answers; what is refused costs nothing on loopback. */
 async function firstAnswer(fnd: BenchFnd, request: string, startedMs: number): Promise<number> {
@@ -64,7 +47,7 @@ async function untilExit(
 
 await using fnd = await BenchFnd.start()
 const hello = await fnd.deploy('hello', helloSource)
-await fill(fnd, hello)
+await fnd.addCopies(hello, functions - 1)
 const callRequest = requestText('POST', new URL(hello.invoke_url).pathname)
 const healthRequest = requestText('GET', '/healthz')
 
