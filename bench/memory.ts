@@ -9,16 +9,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { type Figure, printFigures, requestText, timedRequest } from './figures.ts'
-import {
-  BenchFnd,
-  binary,
-  type Deployed,
-  freePort,
-  helloSource,
-  median,
-  memoryKb,
-  table,
-} from './fnd.ts'
+import { BenchFnd, binary, freePort, helloSource, median, memoryKb, table } from './fnd.ts'
 import { runLoad } from './load.ts'
 
 const { values } = parseArgs({
