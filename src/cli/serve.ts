@@ -58,7 +58,7 @@ export async function openNode(config: Config): Promise<{ node: FndNode; logger:
     import('../log.ts'),
     import('../node.ts'),
   ])
-  const logger = makeLogger(config.log)
+  const logger = await makeLogger(config.log)
   try {
     return { node: await startNode(config, logger), logger }
   } catch (error) {
