@@ -117,9 +117,11 @@ describe('a gigabyte', () => {
   }
 
   test('up to a function that does not read is held back at the sender', async () => {
+    // Of its own: while its sender is held back fnd cannot see it leave, and the call stays.
+    await fnd.deploy('stall', { fixture: 'contract.js', form: 'fdk' }, { timeout: 2 })
     using connection = new RawConnection(fnd.port)
     const { growth } = await growthBytes(fnd.pid, async () => {
-      connection.send(head(`x-do: stall\r\ncontent-length: ${gib}\r\n\r\n`))
+      connection.send(head(`x-do: stall\r\ncontent-length: ${gib}\r\n\r\n`, 'stall'))
       const piece = Buffer.alloc(mib)
       await until(() => connection.socket.writableLength === 0, 'the head is sent')
       for (let i = 0; i < 64 && connection.socket.writableLength === 0; i++) {
