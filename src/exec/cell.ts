@@ -59,7 +59,9 @@ export class Cell {
   /** Settles when no process, group, directory or descriptor is left. Never rejects. */
   readonly gone: Promise<Exit>
   readonly #host: CellHost
-  readonly #cgroup: Cgroup | undefined
+  #cgroup: Cgroup | undefined
+  /** Settles when the process is in its cgroup. */
+  readonly #joined: Promise<void>
   readonly #uid: number
   readonly #socketsDir: string | undefined
   readonly #descriptors = new Set<number>()
@@ -67,7 +69,11 @@ export class Cell {
   #memoryBytesMax: number | undefined
   #isOverMemory = false
 
-  constructor(host: CellHost, spec: CellSpec) {
+  /**
+   * A process that waits to be told what to run may join its cgroup while it starts. One that runs
+   * at once joins `cgroup`, which is there before it, and holds up this thread meanwhile.
+   */
+  constructor(host: CellHost, spec: CellSpec, cgroup?: Cgroup) {
     this.#host = host
     this.name = spec.name
     for (const [key, value] of Object.entries(spec.env)) {
@@ -78,7 +84,7 @@ export class Cell {
     this.listener = `unix:${this.#socketsDir ?? '/tmp/iofs'}/lsnr.sock`
     this.#uid = host.uids.take()
     if (this.#socketsDir !== undefined) mkdirSync(this.#socketsDir, { mode: 0o700 })
-    this.#cgroup = host.cgroups?.create(spec.name, host.limits.pidsMax)
+    this.#cgroup = cgroup
     try {
       if (spec.memoryBytesMax !== undefined) this.limitMemory(spec.memoryBytesMax)
       const { child, stdinFd } = this.#spawn(spec)
@@ -88,7 +94,9 @@ export class Cell {
       void this.#releaseHost()
       throw cause
     }
+    this.#joined = cgroup === undefined ? this.#join() : Promise.resolve()
     this.gone = this.child.ended.then(async exit => {
+      await this.#joined
       const kills = this.#cgroup?.outOfMemoryKills() ?? 0
       await this.#release()
       const isKilled = exit.signal === 'SIGKILL'
@@ -106,6 +114,8 @@ export class Cell {
       for (const { writeFd } of [stdout, stderr]) fchownSync(writeFd, this.#uid, this.#uid)
     }
     const closing = [stdout.writeFd, stderr.writeFd, stdin.readFd]
+    const cgroupFds = this.#cgroup?.openJoinFds() ?? []
+    closing.push(...cgroupFds)
     try {
       const pid = sandbox.spawn({
         ...spec,
@@ -113,7 +123,7 @@ export class Cell {
         stdinFd: stdin.readFd,
         stdoutFd: stdout.writeFd,
         stderrFd: stderr.writeFd,
-        cgroupFds: this.#cgroup?.joinFds ?? [],
+        cgroupFds,
         limits,
         uid: this.#uid,
       })
@@ -125,6 +135,13 @@ export class Cell {
     } finally {
       for (const fd of closing) if (fd >= 0) closeSync(fd)
     }
+  }
+
+  async #join(): Promise<void> {
+    const cgroup = await this.#host.cgroups?.create(this.name, this.#host.limits.pidsMax)
+    this.#cgroup = cgroup
+    if (this.#memoryBytesMax !== undefined) cgroup?.limitMemory(this.#memoryBytesMax)
+    await cgroup?.join(this.child.pid)
   }
 
   limitMemory(bytes: number): void {
@@ -148,8 +165,13 @@ export class Cell {
     this.kill()
   }
 
-  /** Writes to its stdin, and closes it. A process that is gone does not read; that is all. */
-  tell(text: string): void {
+  /**
+   * Writes to its stdin, and closes it, once every limit is in force. A process that is gone does
+   * not read; that is all.
+   */
+  async tell(text: string): Promise<void> {
+    await this.#joined
+    if (this.#stdinFd < 0) return
     const fd = this.#stdinFd
     this.#stdinFd = -1
     const bytes = Buffer.from(text)
@@ -217,6 +239,7 @@ export class Cell {
     await this.child.abandonOutput()
     await this.child.drained
     if (this.#stdinFd >= 0) closeSync(this.#stdinFd)
+    this.#stdinFd = -1
     for (const fd of this.#descriptors) closeSync(fd)
     await this.#releaseHost()
   }

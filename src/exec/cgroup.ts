@@ -4,20 +4,18 @@
  * whatever limits fnd limits its functions too. Absent where the host lets fnd make no groups;
  * then the caller watches memory itself.
  */
-import {
-  closeSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmdirSync,
-  writeFileSync,
-} from 'node:fs'
+import { mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdir, rmdir, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 
 export interface Cgroup {
-  /** Descriptors of `cgroup.procs`: a process joins by writing `0`. */
-  readonly joinFds: readonly number[]
+  /**
+   * Moves a process in; one that has ended is nowhere. The kernel waits for an RCU grace period on
+   * the way, which took 10 ms where it was measured: so this is done by a thread of the pool.
+   */
+  join(pid: number): Promise<void>
+  /** Opens files to which a process writes `0` to move itself in. The caller closes them. */
+  openJoinFds(): number[]
   limitMemory(bytes: number): void
   /** How often the kernel ended a process of the group for lack of memory. */
   outOfMemoryKills(): number
@@ -31,7 +29,7 @@ export interface Cgroups {
   readonly version: 1 | 2
   readonly hasMemory: boolean
   readonly hasPids: boolean
-  create(id: string, pidsMax: number): Cgroup
+  create(id: string, pidsMax: number): Promise<Cgroup>
   /** Ends the processes that earlier instances left, and removes their groups. */
   sweep(): Promise<void>
   /** Removes the group of groups; all instances must be gone. */
@@ -98,9 +96,9 @@ function openV1(bases: ReadonlyMap<string, string>, name: string): Cgroups {
     version: 1,
     hasMemory: dirs.has('memory'),
     hasPids: dirs.has('pids'),
-    create: (id, pidsMax) => {
+    create: async (id, pidsMax) => {
       const own = new Map([...dirs].map(([controller, dir]) => [controller, join(dir, id)]))
-      for (const dir of own.values()) mkdirSync(dir)
+      await Promise.all([...own.values()].map(dir => mkdir(dir)))
       const pids = own.get('pids')
       if (pids !== undefined) write(pids, 'pids.max', pidsMax)
       return groupV1([...own.values()], own.get('memory'))
@@ -112,7 +110,7 @@ function openV1(bases: ReadonlyMap<string, string>, name: string): Cgroups {
 
 function groupV1(dirs: readonly string[], memory: string | undefined): Cgroup {
   return {
-    joinFds: dirs.map(dir => openSync(join(dir, 'cgroup.procs'), 'w')),
+    ...membership(dirs),
     limitMemory: bytes => {
       if (memory === undefined) return
       // Memory with swap must never be less than memory alone.
@@ -122,10 +120,25 @@ function groupV1(dirs: readonly string[], memory: string | undefined): Cgroup {
     outOfMemoryKills: () =>
       memory === undefined ? 0 : readField(memory, 'memory.oom_control', 'oom_kill'),
     memoryBytes: () => (memory === undefined ? 0 : readField(memory, 'memory.stat', 'total_rss')),
-    remove() {
-      for (const fd of this.joinFds) closeSync(fd)
-      return removeDirs(dirs)
+  }
+}
+
+function membership(dirs: readonly string[]): Pick<Cgroup, 'join' | 'openJoinFds' | 'remove'> {
+  const paths = dirs.map(dir => join(dir, 'cgroup.procs'))
+  return {
+    join: async pid => {
+      for (const path of paths) await writeUnlessEnded(path, pid)
     },
+    openJoinFds: () => paths.map(path => openSync(path, 'w')),
+    remove: () => removeDirs(dirs),
+  }
+}
+
+async function writeUnlessEnded(path: string, pid: number): Promise<void> {
+  try {
+    await writeFile(path, String(pid))
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'ESRCH') throw cause
   }
 }
 
@@ -147,9 +160,9 @@ function openV2(own: string, name: string): Cgroups {
     version: 2,
     hasMemory: true,
     hasPids: true,
-    create: (id, pidsMax) => {
+    create: async (id, pidsMax) => {
       const group = join(dir, id)
-      mkdirSync(group)
+      await mkdir(group)
       write(group, 'pids.max', pidsMax)
       write(group, 'memory.oom.group', 1)
       return groupV2(group)
@@ -173,17 +186,13 @@ function leaveForLeaf(own: string): void {
 
 function groupV2(dir: string): Cgroup {
   return {
-    joinFds: [openSync(join(dir, 'cgroup.procs'), 'w')],
+    ...membership([dir]),
     limitMemory: bytes => {
       write(dir, 'memory.max', bytes)
       writeIfPresent(dir, 'memory.swap.max', 0)
     },
     outOfMemoryKills: () => readField(dir, 'memory.events', 'oom_kill'),
     memoryBytes: () => readField(dir, 'memory.stat', 'anon'),
-    remove() {
-      for (const fd of this.joinFds) closeSync(fd)
-      return removeDirs([dir])
-    },
   }
 }
 
@@ -225,7 +234,7 @@ async function removeDirs(dirs: readonly string[]): Promise<void> {
   for (const dir of dirs) {
     for (let attempt = 0; ; attempt++) {
       try {
-        rmdirSync(dir)
+        await rmdir(dir)
         break
       } catch (cause) {
         const { code } = cause as NodeJS.ErrnoException

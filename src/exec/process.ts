@@ -9,8 +9,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ExecConfig } from '../config.ts'
 import { assert, FndError } from '../errors.ts'
-import { Cell, type CellHost } from './cell.ts'
-import { openCgroups } from './cgroup.ts'
+import { Cell, type CellHost, type CellSpec } from './cell.ts'
+import { type Cgroup, openCgroups } from './cgroup.ts'
 import { Reaper } from './child.ts'
 import type { Driver, FnSpec, Instance, Isolation, OutputSink } from './driver.ts'
 import { isolationOf } from './isolation.ts'
@@ -57,6 +57,8 @@ export class ProcessDriver implements Driver {
   readonly #spares: Spares
   readonly #cells = new Set<Cell>()
   readonly #watch: ReturnType<typeof setInterval> | undefined
+  /** Groups that are being made for programs. */
+  readonly #pending = new Set<Promise<Cgroup> | undefined>()
   #cellCount = 0
   #closing: Promise<void> | undefined
 
@@ -136,7 +138,7 @@ export class ProcessDriver implements Driver {
     if (this.#closing !== undefined) throw new FndError('shutting-down')
     const deadlineMs = performance.now() + this.#options.config.startTimeoutMs
     const bundle = this.#bundleOf(spec)
-    const cell = this.#cellFor(spec, bundle)
+    const cell = await this.#cellFor(spec, bundle)
     cell.child.deliverTo((stream, chunk) => this.#options.output.output(instanceId, stream, chunk))
     try {
       const socketPath = await untilReady(cell, deadlineMs, signal)
@@ -179,6 +181,7 @@ export class ProcessDriver implements Driver {
 
   async #close(): Promise<void> {
     await this.#spares.close()
+    await Promise.all(this.#pending)
     await Promise.all([...this.#cells].map(cell => cell.stop(0)))
     clearInterval(this.#watch)
     this.#host.sandbox.close()
@@ -194,13 +197,13 @@ export class ProcessDriver implements Driver {
     return bundle
   }
 
-  #cellFor(spec: FnSpec, bundle: RunnableBundle): Cell {
+  async #cellFor(spec: FnSpec, bundle: RunnableBundle): Promise<Cell> {
     if (Object.entries(spec.env).some(pair => pair.join('').includes('\0'))) {
       throw new FndError('init-failed', { detail: 'a config value holds a NUL byte' })
     }
     try {
       return bundle.manifest.kind === 'program'
-        ? this.#startProgram(spec, bundle)
+        ? await this.#startProgram(spec, bundle)
         : this.#startModule(spec, bundle)
     } catch (cause) {
       if (!(cause instanceof SyscallError)) throw cause
@@ -222,7 +225,7 @@ export class ProcessDriver implements Driver {
       entry: bundle.manifest.entry,
       version: this.#options.version,
     }
-    cell.tell(`${JSON.stringify(job)}\n`)
+    void cell.tell(`${JSON.stringify(job)}\n`)
     return cell
   }
 
@@ -233,6 +236,7 @@ export class ProcessDriver implements Driver {
   ): Cell {
     const { fndPath, workerPath } = this.#host.sandbox
     return this.#startCell({
+      name: this.#newName(),
       path: fndPath,
       argv: ['fnd', workerPath],
       env: { ...workerEnv, BUN_BE_BUN: '1', BUN_RUNTIME_TRANSPILER_CACHE_PATH: '0' },
@@ -244,10 +248,17 @@ export class ProcessDriver implements Driver {
     })
   }
 
-  #startProgram(spec: FnSpec, bundle: RunnableBundle): Cell {
+  async #startProgram(spec: FnSpec, bundle: RunnableBundle): Promise<Cell> {
+    const name = this.#newName()
+    const { cgroups, limits } = this.#host
+    const creating = cgroups?.create(name, limits.pidsMax)
+    this.#pending.add(creating)
+    const cgroup = await creating
+    this.#pending.delete(creating)
     const fnDir = this.#isNamespaced ? '/fn' : bundle.dir
     const path = join(fnDir, bundle.manifest.entry)
-    return this.#startCell({
+    const program = {
+      name,
       path,
       argv: [path],
       env: { ...workerEnv, ...spec.env },
@@ -256,12 +267,17 @@ export class ProcessDriver implements Driver {
       network: spec.network,
       memoryBytesMax: spec.memoryMb * mib,
       hasStdin: false,
-    })
+    }
+    return this.#startCell(program, cgroup)
   }
 
-  #startCell(spec: Omit<ConstructorParameters<typeof Cell>[1], 'name'>): Cell {
+  #newName(): string {
     this.#cellCount += 1
-    const cell = new Cell(this.#host, { ...spec, name: `i${this.#cellCount}` })
+    return `i${this.#cellCount}`
+  }
+
+  #startCell(spec: CellSpec, cgroup?: Cgroup): Cell {
+    const cell = new Cell(this.#host, spec, cgroup)
     this.#cells.add(cell)
     void cell.gone.then(() => this.#cells.delete(cell))
     return cell

@@ -19,7 +19,7 @@ export interface DriverUnderTest {
   readonly memoryMb: number
 }
 
-/** Collects what instances write. */
+/** Collects the start of what instances write, and counts the rest. */
 export class Collector implements OutputSink {
   readonly text = new Map<string, string>()
   readonly #decoder = new TextDecoder()
@@ -32,7 +32,7 @@ export class Collector implements OutputSink {
     this.bytes += chunk.length
     const key = `${instanceId} ${stream}`
     const old = this.text.get(key) ?? ''
-    this.text.set(key, (old + this.#decoder.decode(chunk)).slice(-100_000))
+    if (old.length < 100_000) this.text.set(key, old + this.#decoder.decode(chunk))
   }
 
   of(instanceId: string, stream: 'stdout' | 'stderr'): string {
