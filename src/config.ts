@@ -79,6 +79,9 @@ type Env = Readonly<Record<string, string | undefined>>
 
 const mib = 1024 * 1024
 
+/** What Bun's server enforces unless it is told otherwise. */
+export const requestHeaderBytesDefault = 16 * 1024
+
 /** One variable, by any of its names; `NAME_FILE` reads the file and drops its last newline. */
 function lookup(env: Env, names: readonly string[], faults: string[]): string | undefined {
   for (const name of names) {
@@ -267,7 +270,7 @@ function readLimits(read: Reader): Limits {
     requestBytesMax: read.count(['FND_MAX_REQUEST_SIZE', 'FN_MAX_REQUEST_SIZE'], 0),
     requestHeaderBytesMax: read.count(
       ['FND_MAX_REQUEST_HEADER_SIZE', 'FN_MAX_REQUEST_HEADER_SIZE'],
-      mib,
+      requestHeaderBytesDefault,
     ),
     adminBodyBytesMax: read.count(['FND_MAX_ADMIN_BODY_SIZE'], 4 * mib),
     bundleBytesMax: read.count(['FND_MAX_BUNDLE_SIZE'], 256 * mib),

@@ -9,7 +9,7 @@ import { logsApi } from './api/logs.ts'
 import { metricsApi } from './api/metrics.ts'
 import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
-import type { Config } from './config.ts'
+import { type Config, requestHeaderBytesDefault } from './config.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
 import { memoryMbFor } from './exec/host.ts'
 import { InstanceWatch } from './exec/instance-watch.ts'
@@ -65,6 +65,7 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
   const metrics = new Metrics({ clock: systemClock, version, commit })
   const parts = makeExec(config, store, { ids, output, drivers: [driver], metrics, log })
   const state = { isDraining: false }
+  await limitRequestHeads(config.limits.requestHeaderBytesMax)
   const server = listen(config, log, store, {
     ...parts,
     ids,
@@ -109,6 +110,13 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
 
 /** After the last call ended its answer may still be on its way out. */
 const lastAnswersMs = 1000
+
+/** Bun has one limit for the process, set through `node:http`, which takes time to load. */
+async function limitRequestHeads(bytesMax: number): Promise<void> {
+  if (bytesMax === requestHeaderBytesDefault) return
+  const http: { maxHeaderSize: number } = (await import('node:http')).default
+  http.maxHeaderSize = bytesMax
+}
 
 function newIdSource(): IdSource {
   const random = randomBytes(10)

@@ -11,6 +11,7 @@ beforeAll(async () => {
     FN_MAX_REQUEST_SIZE: '100000',
     FN_MAX_RESPONSE_SIZE: '200000',
     FN_MAX_HDR_RESPONSE_SIZE: '4096',
+    FN_MAX_REQUEST_HEADER_SIZE: '65536',
     FND_WAIT_TIMEOUT: '300ms',
     FND_MAX_WAITING_PER_FN: '3',
   })
@@ -85,11 +86,24 @@ describe('a request', () => {
     expect(after).toMatchObject({ calls: before.calls + 1 })
   })
 
-  test('with too many headers is refused with 431', async () => {
-    const lines = `x-big: ${'x'.repeat(2 * 1024 * 1024)}\r\n`
-    const reply = await call(lines)
-    expect(reply.status).toBe(431)
+  test('with longer headers than the limit is refused with 431', async () => {
+    expect((await call(`x-big: ${'x'.repeat(60_000)}\r\n`)).status).toBe(200)
+    expect((await call(`x-big: ${'x'.repeat(66_000)}\r\n`)).status).toBe(431)
+    expect((await call(`x-big: ${'x'.repeat(2_000_000)}\r\n`)).status).toBe(431)
+    const many = Array.from({ length: 300 }, (_, i) => `x-${i}: 1\r\n`).join('')
+    expect((await call(many)).status).toBe(431)
     await expectServed()
+  })
+
+  test('has 16 KiB for its head where nothing else is said', async () => {
+    await using plain = await Fnd.start()
+    const sized = (bytes: number) =>
+      raw(
+        plain.port,
+        `GET / HTTP/1.1\r\nhost: f\r\nconnection: close\r\nx-big: ${'x'.repeat(bytes)}\r\n\r\n`,
+      )
+    expect((await sized(16_000)).status).toBe(200)
+    expect((await sized(17_000)).status).toBe(431)
   })
 })
 
