@@ -222,7 +222,7 @@ describe('streams', () => {
       connection.socket.destroy()
     }
     await until(async () => (await fnd.describe(fn.id)).busy === 0, 'the slots are free')
-    // Their instances went with them, since nobody knows what they were at; the next call is served.
+    // Their instances went with them: nobody knows what they were at. The next call is served.
     expect((await seen()).open).toBe(1)
     expect(before.open).toBe(1)
   })
