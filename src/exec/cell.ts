@@ -146,7 +146,14 @@ export class Cell {
 
   limitMemory(bytes: number): void {
     this.#memoryBytesMax = bytes
-    this.#cgroup?.limitMemory(bytes)
+    try {
+      this.#cgroup?.limitMemory(bytes)
+    } catch (cause) {
+      // Version 1 refuses a limit below what is in use; version 2 ends the process, as here.
+      if ((cause as NodeJS.ErrnoException).code !== 'EBUSY') throw cause
+      this.#isOverMemory = true
+      this.kill()
+    }
   }
 
   /** Resident bytes by the kernel's account, else by adding up its processes. */

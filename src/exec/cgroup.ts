@@ -172,7 +172,7 @@ function openV2(own: string, name: string): Cgroups {
   }
 }
 
-/** A group that has children with controllers holds no processes: fnd moves to a leaf of its own. */
+/** A group whose children have controllers holds no processes: fnd moves to a leaf of its own. */
 function leaveForLeaf(own: string): void {
   const pids = readFileSync(join(own, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)
   if (pids.some(pid => pid !== String(process.pid))) {

@@ -213,12 +213,8 @@ export class ProcessDriver implements Driver {
 
   #startModule(spec: FnSpec, bundle: RunnableBundle): Cell {
     const memoryBytesMax = spec.memoryMb * mib
-    const spare = spec.network === 'host' ? this.#spares.claim() : undefined
+    const spare = spec.network === 'host' ? this.#claimSpare(bundle.dir, memoryBytesMax) : undefined
     const cell = spare ?? this.#startWorker(bundle.dir, spec.network, memoryBytesMax)
-    if (spare !== undefined) {
-      spare.limitMemory(memoryBytesMax)
-      spare.attach(bundle.dir)
-    }
     const job: WorkerJob = {
       env: { ...workerEnv, ...spec.env, FN_LISTENER: cell.listener },
       cwd: this.#isNamespaced ? '/fn' : bundle.dir,
@@ -227,6 +223,21 @@ export class ProcessDriver implements Driver {
     }
     void cell.tell(`${JSON.stringify(job)}\n`)
     return cell
+  }
+
+  /** A spare that has the bundle; undefined when there is none, or it ended just now. */
+  #claimSpare(fnDir: string, memoryBytesMax: number): Cell | undefined {
+    const spare = this.#spares.claim()
+    if (spare === undefined) return undefined
+    try {
+      spare.limitMemory(memoryBytesMax)
+      spare.attach(fnDir)
+      return spare
+    } catch (cause) {
+      if (!(cause instanceof SyscallError)) throw cause
+      void spare.stop(0)
+      return undefined
+    }
   }
 
   #startWorker(

@@ -222,7 +222,7 @@ for (const levelMax of ['namespaces', 'process'] as const) {
       expect(opened).toBeLessThan(350)
     })
 
-    test('writes 1 GB of output: fnd stays small, and the neighbour answers meanwhile', async () => {
+    test('writes 1 GB of output: fnd stays small, the neighbour answers meanwhile', async () => {
       const instance = await start()
       const before = process.memoryUsage().rss
       const logging = ask<unknown>(instance, 'log', 1024)

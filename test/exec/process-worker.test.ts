@@ -106,7 +106,8 @@ test('fetch: several cookies stay several', async () => {
 
 test('fetch: redirects and answers of other servers pass', async () => {
   const instance = await started(`
-    const other = Bun.serve({ port: 0, fetch: () => new Response('other', { headers: { 'x-o': '1' } }) })
+    const headers = { 'x-o': '1' }
+    const other = Bun.serve({ port: 0, fetch: () => new Response('other', { headers }) })
     export default { fetch: request => request.headers.has('x-proxy')
       ? fetch(other.url) : Response.redirect('https://example.com/', 302) }`)
   const redirect = await call(instance)
@@ -267,7 +268,7 @@ test('output is attributed to the call that wrote it, across awaits and in paral
   }
 })
 
-test('a late rejection is logged and harmless; an uncaught exception ends the instance', async () => {
+test('a late rejection is logged and harmless; an uncaught exception ends it', async () => {
   const instance = await started(`export default how => {
     if (how === 'reject') setTimeout(() => Promise.reject(new Error('late rejection')))
     if (how === 'throw') setTimeout(() => { throw new Error('late fault') })
@@ -343,4 +344,15 @@ test('a program that cannot be executed: init-failed with the reason', async () 
   }
   expect(await text('no-format', 'what is this')).toContain('ENOEXEC')
   expect(await text('no-interpreter', '#!/no/such\n')).toContain('ENOENT')
+})
+
+test('a memory too small for the runtime: init-failed that says so, and fnd lives', async () => {
+  const image = place.bundle('small', 'fn.js', { 'fn.js': 'export default () => 1' })
+  await eventually(() => driver.spares().count > 0, 'a spare waits')
+  for (const network of ['host', 'none'] as const) {
+    const starting = driver.start(specOf(image, { memoryMb: 1, network }), 'small', noSignal)
+    const { code, text } = await refusal(starting)
+    expect(code).toBe('init-failed')
+    expect(text).toContain('out of memory')
+  }
 })
