@@ -70,7 +70,8 @@ export class Cell {
   #isOverMemory = false
 
   /**
-   * A process that waits to be told what to run may join its cgroup while it starts. One that runs
+   * A process that waits to be told what to run may join its cgroup while it starts; the few
+   * megabytes that Bun has taken until then stay on fnd's own account. One that runs
    * at once joins `cgroup`, which is there before it, and holds up this thread meanwhile.
    */
   constructor(host: CellHost, spec: CellSpec, cgroup?: Cgroup) {

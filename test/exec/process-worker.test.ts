@@ -346,13 +346,17 @@ test('a program that cannot be executed: init-failed with the reason', async () 
   expect(await text('no-interpreter', '#!/no/such\n')).toContain('ENOENT')
 })
 
-test('a memory too small for the runtime: init-failed that says so, and fnd lives', async () => {
-  const image = place.bundle('small', 'fn.js', { 'fn.js': 'export default () => 1' })
+test('more memory at its start than it may have: init-failed that says so', async () => {
+  const source = 'export const hoard = Buffer.alloc(64 << 20, 1); export default () => 1'
+  const image = place.bundle('hoarder', 'fn.js', { 'fn.js': source })
   await eventually(() => driver.spares().count > 0, 'a spare waits')
-  for (const network of ['host', 'none'] as const) {
-    const starting = driver.start(specOf(image, { memoryMb: 1, network }), 'small', noSignal)
-    const { code, text } = await refusal(starting)
-    expect(code).toBe('init-failed')
-    expect(text).toContain('out of memory')
+  // Less than a spare uses before it is claimed, and less than the function asks for.
+  for (const memoryMb of [1, 32]) {
+    for (const network of ['host', 'none'] as const) {
+      const starting = driver.start(specOf(image, { memoryMb, network }), 'hoarder', noSignal)
+      const { code, text } = await refusal(starting)
+      expect(code).toBe('init-failed')
+      expect(text).toContain('out of memory')
+    }
   }
 })
