@@ -12,6 +12,12 @@ export const binary = process.env.FND_BINARY ?? builtBinary
 
 const fixtures = join(import.meta.dir, 'fixtures')
 
+/** Runs a script as a program of its own, with the one JavaScript runtime that is there. */
+export function programOf(script: string): Code {
+  const shell = '#!/bin/sh\nexport BUN_BE_BUN=1\nexec /.fnd/fnd ./server.js\n'
+  return { program: shell, files: { 'server.js': script } }
+}
+
 export interface Deployed {
   readonly id: string
   readonly appId: string
@@ -44,14 +50,18 @@ export interface Described {
 export type Code =
   | { readonly source: string }
   | { readonly fixture: string; readonly form?: 'fdk' }
-  | { readonly program: string }
+  | { readonly program: string; readonly files?: Readonly<Record<string, string>> }
 
 export function content(code: Code): BundleContent {
   if ('program' in code) {
-    const bytes = new TextEncoder().encode(code.program)
+    const files = Object.entries({ ...code.files, run: code.program })
     return {
       manifest: { version: 1, kind: 'program', entry: 'run' },
-      files: [{ path: 'run', content: bytes, isExecutable: true }],
+      files: files.map(([path, text]) => ({
+        path,
+        content: new TextEncoder().encode(text),
+        isExecutable: path === 'run',
+      })),
       inputs: [],
     }
   }
@@ -403,4 +413,15 @@ export function parseReply(text: string): RawReply {
 
 export function header(reply: RawReply, name: string): string | undefined {
   return reply.headers.find(([own]) => own === name)?.[1]
+}
+
+/** Numbers below 1 that `FND_SEED` replays (mulberry32). */
+export function randomFrom(seed: number): () => number {
+  let state = seed
+  return () => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
+  }
 }
