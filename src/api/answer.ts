@@ -1,12 +1,12 @@
 /** From a request to what a function is given, and from its reply to what the caller gets. */
 import { FndError } from '../errors.ts'
-import type { ActiveCall, CallRequest, CallResult } from '../exec/active-call.ts'
+import type { ActiveCall, CallDone, CallRequest, CallResult } from '../exec/active-call.ts'
 import { connectionOptions, isHopByHop } from '../http/headers.ts'
 import { relay } from '../http/relay.ts'
 
 /** The part of `exec` that the invoke routes see. */
 export interface Invoker<Route> {
-  call(route: Route, request: CallRequest): Promise<CallResult>
+  call(route: Route, request: CallRequest, done: CallDone): void
 }
 
 /** Counts requests of one route; see `RouteMetrics`. */
@@ -149,24 +149,63 @@ export function failure(error: FndError, headers: HeaderPairs = []): Response {
   return new Response(`${body}\n`, { status, headers: pairs })
 }
 
-/** Runs one request of a call route: counts it, and turns what it throws into an answer. */
-export async function answered(
+/** A request that may become a call: where it goes, and what the function is to know of it. */
+export interface CallPlan<Route> {
+  readonly route: Route
+  /** Header lines for the function. */
+  readonly headers: string
+}
+
+export interface CallRouteParts<Route> {
+  readonly invoker: Invoker<Route>
+  readonly limits: BodyLimits
+}
+
+/**
+ * Answers one request of a call route, and counts it. `plan` throws `FndError` for what cannot
+ * become a call; `answer` makes the response from what the function said.
+ */
+export function answerCall<Route>(
+  parts: CallRouteParts<Route>,
   counter: RouteCounter,
   request: Request,
-  run: (request: Request) => Promise<Response>,
+  plan: () => CallPlan<Route>,
+  answer: (result: CallResult & { readonly ok: true }, method: string) => Response,
 ): Promise<Response> {
   const startedMs = performance.now()
   counter.request()
-  let response: Response
-  try {
-    response = await run(request)
-  } catch (error) {
-    if (!(error instanceof FndError)) throw error
-    response = failure(error)
-  }
-  const { status } = response
-  // What a function does wrong is the fault of who wrote it.
-  const blame = status === 502 || status === 504 ? 'user' : undefined
-  counter.response(status, performance.now() - startedMs, blame)
-  return response
+  return new Promise((resolve, reject) => {
+    const finish = (response: Response): void => {
+      const { status } = response
+      // What a function does wrong is the fault of who wrote it.
+      const blame = status === 502 || status === 504 ? 'user' : undefined
+      counter.response(status, performance.now() - startedMs, blame)
+      resolve(response)
+    }
+    const fail = (error: unknown): void => {
+      if (error instanceof FndError) finish(failure(error))
+      else reject(error)
+    }
+    const send = ({ route, headers }: CallPlan<Route>, incoming: IncomingBody): void => {
+      const { body, length } = incoming
+      parts.invoker.call(route, { headers, body, length, caller: request }, result => {
+        try {
+          if (result.ok) return finish(answer(result, request.method))
+          const isTooLarge = incoming.isTooLarge()
+          const error = isTooLarge ? new FndError('request-body-too-large') : result.error
+          finish(failure(error, callHeaders(result.call)))
+        } catch (error) {
+          fail(error)
+        }
+      })
+    }
+    try {
+      const planned = plan()
+      const incoming = incomingBody(request, parts.limits)
+      if (incoming instanceof Promise) incoming.then(body => send(planned, body)).catch(fail)
+      else send(planned, incoming)
+    } catch (error) {
+      fail(error)
+    }
+  })
 }

@@ -5,12 +5,12 @@ import type { CallResult } from '../exec/active-call.ts'
 import { isHopByHop } from '../http/headers.ts'
 import type { FnRoute } from '../store/state.ts'
 import {
-  answered,
+  answerCall,
+  type CallPlan,
   callHeaders,
   failure,
   type HeaderPairs,
   headerLines,
-  incomingBody,
   permittedBody,
 } from './answer.ts'
 import type { InvokeParts } from './invoke.ts'
@@ -29,7 +29,7 @@ export function gatewayApi(parts: InvokeParts) {
     .all(
       '/t/:app',
       ({ request, params }) =>
-        answered(counter, request, () => trigger(parts, request, params.app)),
+        answerCall(parts, counter, request, () => planOf(parts, request, params.app), answer),
       {
         parse: 'none',
         params: t.Object({ app: t.String() }),
@@ -39,7 +39,7 @@ export function gatewayApi(parts: InvokeParts) {
     .all(
       '/t/:app/*',
       ({ request, params }) =>
-        answered(counter, request, () => trigger(parts, request, params.app)),
+        answerCall(parts, counter, request, () => planOf(parts, request, params.app), answer),
       {
         parse: 'none',
         params: t.Object({ app: t.String(), '*': t.String() }),
@@ -48,23 +48,14 @@ export function gatewayApi(parts: InvokeParts) {
     )
 }
 
-async function trigger(parts: InvokeParts, request: Request, appParam: string): Promise<Response> {
+function planOf(parts: InvokeParts, request: Request, appParam: string): CallPlan<FnRoute> {
   const url = absoluteUrl(request)
   const route = routeOf(parts, url, appParam)
   checkInvokeKey(route.app, request.headers)
-  const body = incomingBody(request, parts.limits)
-  const incoming = body instanceof Promise ? await body : body
-  const result = await parts.invoker.call(route, {
-    headers:
-      `fn-intent: httprequest\r\nfn-http-method: ${request.method}\r\n` +
-      `fn-http-request-url: ${url}\r\n${headerLines(request.headers, 'fn-http-h-')}`,
-    body: incoming.body,
-    length: incoming.length,
-    caller: request,
-  })
-  if (result.ok) return answer(result, request.method)
-  const error = incoming.isTooLarge() ? new FndError('request-body-too-large') : result.error
-  return failure(error, callHeaders(result.call))
+  const headers =
+    `fn-intent: httprequest\r\nfn-http-method: ${request.method}\r\n` +
+    `fn-http-request-url: ${url}\r\n${headerLines(request.headers, 'fn-http-h-')}`
+  return { route, headers }
 }
 
 /** Bun leaves out scheme and host when the client sent no usable Host; functions parse this. */

@@ -1,26 +1,23 @@
 /** POST /invoke/:fn_id: the raw http-stream contract, fn-api §1.8. */
 import { Elysia, t } from 'elysia'
 import { FndError } from '../errors.ts'
+import type { CallResult } from '../exec/active-call.ts'
 import { connectionOptions, isHopByHop } from '../http/headers.ts'
 import type { FnRoute, Routes } from '../store/state.ts'
 import {
-  answered,
-  type BodyLimits,
+  answerCall,
+  type CallPlan,
+  type CallRouteParts,
   callHeaders,
-  failure,
   type HeaderPairs,
   headerLines,
-  type Invoker,
-  incomingBody,
   permittedBody,
   type RouteCounter,
 } from './answer.ts'
 import { checkInvokeKey } from './invoke-key.ts'
 
-export interface InvokeParts {
+export interface InvokeParts extends CallRouteParts<FnRoute> {
   readonly routes: Routes
-  readonly invoker: Invoker<FnRoute>
-  readonly limits: BodyLimits
   readonly counterOf: (method: string, path: string) => RouteCounter
 }
 
@@ -28,7 +25,8 @@ export function invokeApi(parts: InvokeParts) {
   const counter = parts.counterOf('POST', '/invoke/:fn_id')
   return new Elysia({ name: 'invoke' }).post(
     '/invoke/:fn_id',
-    ({ request, params }) => answered(counter, request, () => invoke(parts, request, params.fn_id)),
+    ({ request, params }) =>
+      answerCall(parts, counter, request, () => planOf(parts, request, params.fn_id), answer),
     {
       parse: 'none',
       params: t.Object({ fn_id: t.String() }),
@@ -41,29 +39,20 @@ export function invokeApi(parts: InvokeParts) {
   )
 }
 
-async function invoke(parts: InvokeParts, request: Request, fnId: string): Promise<Response> {
+function planOf(parts: InvokeParts, request: Request, fnId: string): CallPlan<FnRoute> {
   const route = parts.routes.fnById(fnId)
   if (route === undefined) throw new FndError('fn-not-found')
   checkInvokeKey(route.app, request.headers)
   if (request.headers.get('fn-invoke-type') === 'detached') {
     throw new FndError('detached-unsupported')
   }
-  const body = incomingBody(request, parts.limits)
-  const incoming = body instanceof Promise ? await body : body
-  const result = await parts.invoker.call(route, {
-    headers: headerLines(request.headers, ''),
-    body: incoming.body,
-    length: incoming.length,
-    caller: request,
-  })
-  const headers = callHeaders(result.call)
-  if (!result.ok) {
-    const error = incoming.isTooLarge() ? new FndError('request-body-too-large') : result.error
-    return failure(error, headers)
-  }
-  const { reply } = result
+  return { route, headers: headerLines(request.headers, '') }
+}
+
+function answer({ call, reply }: CallResult & { readonly ok: true }, method: string): Response {
+  const headers = callHeaders(call)
   copyHeaders(reply.headers, headers)
-  return new Response(permittedBody(reply.body, 200, request.method), { headers })
+  return new Response(permittedBody(reply.body, 200, method), { headers })
 }
 
 /** Everything the function said, but what belongs to its connection or is set by fnd. */

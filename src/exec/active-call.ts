@@ -1,5 +1,5 @@
 import type { FndError } from '../errors.ts'
-import type { Client, Exchange, ExchangeEnd, Reply } from '../http/client.ts'
+import type { Client, Exchange, ExchangeSink, Reply } from '../http/client.ts'
 import type { ExchangeFault } from '../http/exchange-error.ts'
 import { type CallEnd, CallLife, type Outcome } from './call.ts'
 import type { FnSpec, Instance } from './driver.ts'
@@ -41,9 +41,13 @@ export interface Running {
 }
 
 /** What a call needs of the runner. */
-interface Releaser {
+interface CallKeeper {
+  replied(call: ActiveCall, reply: Reply): void
   release(call: ActiveCall, end: CallEnd): void
 }
+
+/** Is told once what came of a call; a streamed body may go on after that. */
+export type CallDone = (result: CallResult) => void
 
 const endOfFault = {
   refused: 'closed-before-head',
@@ -55,41 +59,52 @@ const endOfFault = {
 } as const
 
 /** One call, from its arrival to its end. Times are on the monotonic clock. */
-export class ActiveCall extends CallLife implements ExchangeEnd {
+export class ActiveCall extends CallLife implements ExchangeSink {
   readonly id: string
   readonly spec: FnSpec
   readonly arrivedMs: number
-  readonly caller: Caller
+  readonly request: CallRequest
+  readonly done: CallDone
   /** Whether somebody listens to the caller's signal. */
   isWatched = false
   /** 0 until it has a slot. */
   placedMs = 0
   deadlineMs = 0
+  /** Where `CallList` keeps it; -1 when it does not. */
+  position = -1
   /** When its answer or its failure was there for the caller; 0 before. */
   answeredMs = 0
   running: Running | null = null
   /** Set while an exchange is under way. */
   exchange: Exchange | null = null
-  /** Set while it waits for a slot: null for a slot, else why there is none. */
-  settleWait: ((failure: FndError | null) => void) | null = null
   /** Set when it has given its slot back. */
   outcome: Outcome | null = null
-  readonly #releaser: Releaser
+  readonly #keeper: CallKeeper
 
-  constructor(releaser: Releaser, id: string, spec: FnSpec, caller: Caller, arrivedMs: number) {
-    super(arrivedMs)
-    this.caller = caller
-    this.#releaser = releaser
-    this.id = id
-    this.spec = spec
-    this.arrivedMs = arrivedMs
+  constructor(
+    keeper: CallKeeper,
+    about: { readonly id: string; readonly spec: FnSpec; readonly arrivedMs: number },
+    request: CallRequest,
+    done: CallDone,
+  ) {
+    super(about.arrivedMs)
+    this.#keeper = keeper
+    this.id = about.id
+    this.spec = about.spec
+    this.arrivedMs = about.arrivedMs
+    this.request = request
+    this.done = done
+  }
+
+  replied(reply: Reply): void {
+    this.#keeper.replied(this, reply)
   }
 
   exchangeEnded(status: number, fault: ExchangeFault | null): void {
     this.exchange = null
-    if (fault === null) return this.#releaser.release(this, { what: 'answered', status })
-    if (fault !== 'closed') return this.#releaser.release(this, { what: endOfFault[fault] })
+    if (fault === null) return this.#keeper.release(this, { what: 'answered', status })
+    if (fault !== 'closed') return this.#keeper.release(this, { what: endOfFault[fault] })
     const what = status === 0 ? 'closed-before-head' : 'closed-in-body'
-    this.#releaser.release(this, { what })
+    this.#keeper.release(this, { what })
   }
 }

@@ -8,8 +8,9 @@ import { assert, type ErrorCode, FndError } from '../errors.ts'
 import { Client, type Reply } from '../http/client.ts'
 import { ExchangeError } from '../http/exchange-error.ts'
 import type { IdSource } from '../ids.ts'
-import { ActiveCall, type CallRequest, type CallResult, type Running } from './active-call.ts'
+import { ActiveCall, type CallDone, type CallRequest, type Running } from './active-call.ts'
 import { type CallEnd, codeOf } from './call.ts'
+import { CallList } from './call-list.ts'
 import type { Driver, FnSpec, Instance } from './driver.ts'
 import { type Effect, type InstanceId, Pool, type PoolLimits } from './pool.ts'
 
@@ -68,7 +69,7 @@ export class Runner {
   readonly #retired = new Set<string>()
   readonly #instances = new Map<InstanceId, Running>()
   /** Calls that wait for a slot or hold one. */
-  readonly #calls = new Set<ActiveCall>()
+  readonly #calls = new CallList()
   /** Stops under way: a start waits for those before it, so that memory is not used twice. */
   readonly #stopping = new Set<Promise<void>>()
   readonly #sweep: ReturnType<typeof setInterval>
@@ -119,58 +120,49 @@ export class Runner {
   }
 
   /**
-   * Runs one call of a defined spec up to the head of its reply; the body may still stream when
-   * this resolves. Never rejects for a fault of the function or of the caller.
+   * Runs one call of a defined spec; `done` hears of it when the head of its reply is here, perhaps
+   * within this call. By callbacks, because each promise on the way would cost as much as the pool.
    */
-  async call(spec: FnSpec, request: CallRequest): Promise<CallResult> {
-    const { caller } = request
-    const call = new ActiveCall(this, this.#options.ids.next(), spec, caller, this.#now())
+  call(spec: FnSpec, request: CallRequest, done: CallDone): void {
+    const about = { id: this.#options.ids.next(), spec, arrivedMs: this.#now() }
+    const call = new ActiveCall(this, about, request, done)
     this.#options.calls.queued(spec)
-    const refusal = this.#place(call)
-    const failure = refusal instanceof Promise ? await refusal : refusal
-    if (failure !== null) this.#options.calls.refused(call, failure.code)
-    const outcome = failure ?? (await this.#exchange(call, request))
-    call.answeredMs = this.#now()
-    if (outcome instanceof FndError) return { ok: false, call, error: outcome }
-    return { ok: true, call, reply: outcome }
+    if (this.#isDraining) return this.#refuse(call, new FndError('shutting-down'))
+    // The function may have changed while this call was on its way in.
+    const isStale = !this.#pool.has(spec.key)
+    if (isStale) this.define(spec)
+    const placement = this.#pool.acquire(spec.key, call, call.arrivedMs)
+    if (isStale) this.retire(spec.key)
+    if (placement === 'busy') return this.#refuse(call, new FndError('busy'))
+    if (placement === 'too-large') return this.#refuse(call, new FndError('node-too-small'))
+    this.#calls.add(call)
+    if (typeof placement === 'number') this.#assign(call, placement)
+    // Effects come last: they may be about this very call.
+    this.#carryOut()
   }
 
-  /** Gets the call a slot, at once or after a wait. Null when it has one. */
-  #place(call: ActiveCall): FndError | null | Promise<FndError | null> {
-    if (this.#isDraining) return new FndError('shutting-down')
-    // The function may have changed while this call was on its way in.
-    const isStale = !this.#pool.has(call.spec.key)
-    if (isStale) this.define(call.spec)
-    const placement = this.#pool.acquire(call.spec.key, call, call.arrivedMs)
-    if (isStale) this.retire(call.spec.key)
-    if (typeof placement === 'number') {
-      this.#assign(call, placement)
-      this.#carryOut()
-      return null
-    }
-    if (placement === 'busy') return new FndError('busy')
-    if (placement === 'too-large') return new FndError('node-too-small')
-    this.#calls.add(call)
-    return new Promise(resolve => {
-      call.settleWait = failure => {
-        call.settleWait = null
-        if (failure !== null) this.#calls.delete(call)
-        resolve(failure)
-        if (this.#isDraining) this.#checkQuiet()
-      }
-      // Effects come last: they may settle the wait of this very call in this turn.
-      this.#carryOut()
-    })
+  /** The call ends without a slot. */
+  #refuse(call: ActiveCall, error: FndError): void {
+    this.#calls.delete(call)
+    this.#options.calls.refused(call, error.code)
+    this.#fail(call, error)
+    if (this.#isDraining) this.#checkQuiet()
+  }
+
+  #fail(call: ActiveCall, error: FndError): void {
+    call.answeredMs = this.#now()
+    call.done({ ok: false, call, error })
   }
 
   /** The caller went away. */
   #abandon(call: ActiveCall): void {
-    call.exchange?.connection.abort('aborted')
-    if (call.settleWait === null || !this.#pool.cancel(call, this.#now())) return
-    call.settleWait(new FndError('client-gone'))
+    call.exchange?.abort('aborted')
+    if (!this.#pool.cancel(call, this.#now())) return
+    this.#refuse(call, new FndError('client-gone'))
     this.#carryOut()
   }
 
+  /** Gives a call its slot, and sends it to the instance. */
   #assign(call: ActiveCall, id: InstanceId): void {
     const running = this.#instances.get(id)
     assert(running !== undefined, 'the pool assigns only to instances that exist')
@@ -179,39 +171,24 @@ export class Runner {
     call.place(nowMs, running.startedMs, running.readyMs)
     call.placedMs = nowMs
     call.deadlineMs = nowMs + call.spec.timeoutMs
-    this.#calls.add(call)
     this.#options.instances.begin(running.name, call.spec.fnId, call.id)
     this.#options.calls.placed(call)
-  }
-
-  /** Sends the call to its instance: the reply if the function answered 200, else the failure. */
-  async #exchange(call: ActiveCall, request: CallRequest): Promise<Reply | FndError> {
-    const { running } = call
-    assert(running !== null && running.client !== null, 'a placed call has had a live instance')
-    if (running.client.isClosed) {
-      // The instance ended between the assignment and now.
-      this.release(call, { what: 'closed-before-head' })
-      return this.#deathOf(running)
-    }
+    const { client } = running
+    assert(client !== null && !client.isClosed, 'an instance that takes calls has a client')
+    const { headers, body, length } = call.request
     const head =
       `POST /call HTTP/1.1\r\nhost: localhost\r\nfn-call-id: ${call.id}\r\n` +
-      `fn-deadline: ${this.#deadlineOf(call.spec)}\r\n${request.headers}`
-    const { body, length } = request
-    call.run(this.#now())
+      `fn-deadline: ${this.#deadlineOf(call.spec)}\r\n${headers}`
+    call.run(nowMs)
     call.markSent()
-    const exchange = running.client.exchange({ head, body, length }, call)
-    call.exchange = exchange
-    try {
-      const reply = await exchange.reply
-      return reply.status === 200 ? reply : refusalOf(reply)
-    } catch (cause) {
-      if (!(cause instanceof ExchangeError)) throw cause
-      const code = call.outcome?.code
-      assert(code !== undefined, 'a broken exchange has an outcome')
-      return code === 'function-died'
-        ? this.#deathOf(running, cause)
-        : new FndError(code, { cause })
-    }
+    call.exchange = client.exchange({ head, body, length }, call)
+  }
+
+  /** The head of the reply is here; what is not 200 is a failure, whose body is for nobody. */
+  replied(call: ActiveCall, reply: Reply): void {
+    if (reply.status !== 200) return this.#fail(call, refusalOf(reply))
+    call.answeredMs = this.#now()
+    call.done({ ok: true, call, reply })
   }
 
   /** Fn-Deadline has whole seconds, so calls of one second share its text. */
@@ -224,9 +201,11 @@ export class Runner {
     return this.#deadline
   }
 
-  async #deathOf(running: Running, cause?: ExchangeError): Promise<FndError> {
-    const exit = await Promise.race([running.instance?.exited, Bun.sleep(deathReasonMs)])
-    return new FndError(exit?.outOfMemory ? 'function-out-of-memory' : 'function-died', { cause })
+  /** The reply broke before its head. How an instance died is known only when it is gone. */
+  async #failBroken(call: ActiveCall, code: ErrorCode): Promise<void> {
+    if (code !== 'function-died') return this.#fail(call, new FndError(code))
+    const exit = await Promise.race([call.running?.instance?.exited, Bun.sleep(deathReasonMs)])
+    this.#fail(call, new FndError(exit?.outOfMemory ? 'function-out-of-memory' : code))
   }
 
   /** The exchange is over, whole or broken: the slot is free. */
@@ -241,6 +220,9 @@ export class Runner {
     this.#options.calls.released(call, end)
     const verdict = outcome.verdict === 'unfit' ? 'unfit' : 'keep'
     this.#pool.release(running.id, nowMs - call.placedMs, verdict, nowMs)
+    if (call.answeredMs === 0 && outcome.code !== undefined) {
+      void this.#failBroken(call, outcome.code)
+    }
     this.#carryOut()
     if (this.#isDraining) this.#checkQuiet()
   }
@@ -252,13 +234,11 @@ export class Runner {
   #carryOutOne(effect: Effect<ActiveCall>): void {
     switch (effect.do) {
       case 'assign':
-        this.#assign(effect.call, effect.instance)
-        effect.call.settleWait?.(null)
-        return
+        return this.#assign(effect.call, effect.instance)
       case 'fail': {
         const { code, detail } = effect
-        effect.call.settleWait?.(new FndError(code, detail === undefined ? {} : { detail }))
-        return
+        const error = new FndError(code, detail === undefined ? {} : { detail })
+        return this.#refuse(effect.call, error)
       }
       case 'start':
         void this.#start(effect.instance, effect.key)
@@ -351,9 +331,8 @@ export class Runner {
 
   #onSweep(): void {
     const nowMs = this.#now()
-    for (const call of this.#calls) {
-      if (call.placedMs > 0 && call.deadlineMs <= nowMs)
-        call.exchange?.connection.abort('timed-out')
+    for (const call of this.#calls.copy()) {
+      if (call.placedMs > 0 && call.deadlineMs <= nowMs) call.exchange?.abort('timed-out')
       if (!call.isWatched) this.#watchCaller(call)
     }
     this.#pool.tick(nowMs)
@@ -368,7 +347,7 @@ export class Runner {
   /** Only calls that outlive a sweep are watched; shorter ones end before it would matter. */
   #watchCaller(call: ActiveCall): void {
     call.isWatched = true
-    const { signal } = call.caller
+    const { signal } = call.request.caller
     if (signal.aborted) this.#abandon(call)
     else signal.addEventListener('abort', () => this.#abandon(call), { once: true })
   }
@@ -387,15 +366,14 @@ export class Runner {
     this.#checkQuiet()
     await Promise.race([isQuiet, Bun.sleep(timeoutMs)])
     clearInterval(this.#sweep)
-    for (const call of [...this.#calls]) {
-      if (call.settleWait === null || !this.#pool.cancel(call, this.#now())) continue
-      call.settleWait(new FndError('shutting-down'))
+    for (const call of this.#calls.copy()) {
+      if (this.#pool.cancel(call, this.#now())) this.#refuse(call, new FndError('shutting-down'))
     }
     await Promise.all([...this.#instances.keys()].map(id => this.#stop(id, 'draining')))
   }
 
   #checkQuiet(): void {
-    if (this.#calls.size === 0) this.#onQuiet?.()
+    if (this.#calls.isEmpty) this.#onQuiet?.()
   }
 
   #now(): number {

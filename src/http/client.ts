@@ -46,11 +46,14 @@ export interface OutgoingRequest {
   readonly length?: number | undefined
 }
 
-/** Hears of the end of an exchange, once: after the reply's last byte, or when it broke. */
-export interface ExchangeEnd {
+/** Hears of an exchange: of its reply at most once, of its end exactly once. */
+export interface ExchangeSink {
+  /** The head of the reply is here, and with it a short body, or the stream of a longer one. */
+  replied(reply: Reply): void
   /**
    * `status` is that of the reply, or 0 when it broke before the head; `fault` is null when the
-   * last byte of the body came. Runs before the reader of the body sees the end.
+   * last byte of the body came. With a fault and no reply before it, there will be none. Runs
+   * before the reader of a streamed body sees the end.
    */
   exchangeEnded(status: number, fault: ExchangeFault | null): void
 }
@@ -61,17 +64,15 @@ const emptyBody = new Uint8Array(0)
 /** Chunks of a request below this are copied into one piece with their framing. */
 const smallChunkBytesMax = 16 * 1024
 
-type Resolve = (reply: Reply) => void
-type Reject = (error: ExchangeError) => void
-
 class Connection {
   readonly #client: Client
   socket: Socket<Connection> | null = null
-  #resolve: Resolve | null = null
-  #reject: Reject | null = null
-  #end: ExchangeEnd | null = null
+  /** Set while an exchange is under way. */
+  #sink: ExchangeSink | null = null
   #head: Buffer | null = null
   #reply: ReadableStreamDefaultController<Uint8Array> | null = null
+  /** A streamed reply that nobody was given yet. */
+  #held: Reply | null = null
   #status = 0
   #left = 0
   #decoder: ChunkedDecoder | null = null
@@ -90,11 +91,9 @@ class Connection {
     this.#client = client
   }
 
-  exchange(request: OutgoingRequest, end: ExchangeEnd, resolve: Resolve, reject: Reject): void {
-    assert(this.#end === null, 'a connection carries one exchange at a time')
-    this.#resolve = resolve
-    this.#reject = reject
-    this.#end = end
+  exchange(request: OutgoingRequest, sink: ExchangeSink): void {
+    assert(this.#sink === null, 'a connection carries one exchange at a time')
+    this.#sink = sink
     this.#bodyBytes = 0
     this.#status = 0
     const { body, head } = request
@@ -151,7 +150,7 @@ class Connection {
     if (length === undefined) this.#write(Buffer.from('0\r\n\r\n'))
     this.#upload = null
     // The reply may have ended before the request did; then the connection is free only now.
-    if (this.#end === null) this.#settleConnection()
+    if (this.#sink === null) this.#settleConnection()
   }
 
   #write(bytes: Uint8Array): void {
@@ -188,7 +187,7 @@ class Connection {
 
   data(chunk: Buffer): void {
     // Bytes nobody asked for: the function does not speak HTTP, so the connection is worthless.
-    if (this.#end === null) return this.#close()
+    if (this.#sink === null) return this.#close()
     if (this.#reply !== null) return this.#bodyData(chunk)
     let bytes = chunk
     if (this.#head !== null) {
@@ -218,37 +217,26 @@ class Connection {
     const { framing, status, headers } = head
     this.#isKeepAlive = head.isKeepAlive
     this.#status = status
-    const resolve = this.#resolve
-    assert(resolve !== null, 'a reply has somebody who waits for it')
+    const sink = this.#sink
+    assert(sink !== null, 'a reply has somebody who waits for it')
     const bodyBytesMax = this.#client.limits.bodyBytesMax
     if (typeof framing === 'number') {
       if (bodyBytesMax > 0 && framing > bodyBytesMax) return this.abort('body-too-large')
       if (rest.length >= framing) {
-        const isExact = rest.length === framing
-        this.#resolve = null
-        this.#reject = null
-        this.#finish(isExact)
-        resolve({
-          status,
-          headers,
-          length: framing,
-          body: framing === 0 ? emptyBody : rest.subarray(0, framing),
-        })
-        return
+        const body = framing === 0 ? emptyBody : rest.subarray(0, framing)
+        sink.replied({ status, headers, length: framing, body })
+        return this.#finish(rest.length === framing)
       }
     } else if (framing === 'chunked') {
       const whole = this.#wholeChunked(rest, bodyBytesMax)
       if (whole === 'bad') return this.abort('bad-reply')
       if (whole === 'large') return this.abort('body-too-large')
       if (whole !== 'more') {
-        this.#resolve = null
-        this.#reject = null
-        this.#finish(whole.isExact)
-        resolve({ status, headers, length: undefined, body: whole.body })
-        return
+        sink.replied({ status, headers, length: undefined, body: whole.body })
+        return this.#finish(whole.isExact)
       }
     }
-    this.#streamReply(head, rest, resolve)
+    this.#streamReply(head, rest, sink)
   }
 
   /** A chunked body that came whole with its head needs no stream. */
@@ -268,7 +256,7 @@ class Connection {
     return { body, isExact: decoder.rest === 0 }
   }
 
-  #streamReply(head: ReplyHead, rest: Buffer, resolve: Resolve): void {
+  #streamReply(head: ReplyHead, rest: Buffer, sink: ExchangeSink): void {
     const { framing, status, headers } = head
     this.#left = typeof framing === 'number' ? framing : 0
     this.#decoder = framing === 'chunked' ? new ChunkedDecoder() : null
@@ -284,17 +272,22 @@ class Connection {
       },
       new ByteLengthQueuingStrategy({ highWaterMark: streamWindowBytes }),
     )
-    if (rest.length > 0) this.#bodyData(rest)
-    // What came with the head may have broken the reply already, and who waits was told.
-    if (this.#reject === null) return
-    this.#resolve = null
-    this.#reject = null
-    resolve({
+    // What came with the head is read first: if it breaks the reply, there is none.
+    this.#held = {
       status,
       headers,
       length: typeof framing === 'number' ? framing : undefined,
       body: stream,
-    })
+    }
+    if (rest.length > 0) this.#bodyData(rest)
+    this.#handOver(sink)
+  }
+
+  /** Hands over the reply that is held back, unless that was done or it broke. */
+  #handOver(sink: ExchangeSink): void {
+    const reply = this.#held
+    this.#held = null
+    if (reply !== null) sink.replied(reply)
   }
 
   #bodyData(chunk: Uint8Array): void {
@@ -308,7 +301,7 @@ class Connection {
         bytes += piece.length
       })
       if (bytes > 0) this.#enqueue(chunk.subarray(0, bytes))
-      if (this.#end === null) return
+      if (this.#sink === null) return
       if (step === 'bad') return this.abort('bad-reply')
       if (step === 'end') this.#endStream(this.#decoder.rest === 0)
     } else if (this.#isUntilClose) {
@@ -317,7 +310,7 @@ class Connection {
       const take = Math.min(this.#left, chunk.length)
       this.#enqueue(take === chunk.length ? chunk : chunk.subarray(0, take))
       this.#left -= take
-      if (this.#end !== null && this.#left === 0) this.#endStream(take === chunk.length)
+      if (this.#sink !== null && this.#left === 0) this.#endStream(take === chunk.length)
     }
     if (this.#reply !== null && (controller.desiredSize ?? 0) <= 0) this.#pause()
   }
@@ -352,11 +345,13 @@ class Connection {
 
   /** The reply came whole. `isExact`: no byte followed it. */
   #finish(isExact: boolean): void {
-    const end = this.#end
-    this.#end = null
+    const sink = this.#sink
+    assert(sink !== null, 'an exchange ends once')
+    this.#handOver(sink)
+    this.#sink = null
     if (!isExact) this.#isKeepAlive = false
     if (this.#upload === null) this.#settleConnection()
-    end?.exchangeEnded(this.#status, null)
+    sink.exchangeEnded(this.#status, null)
   }
 
   #settleConnection(): void {
@@ -367,21 +362,15 @@ class Connection {
 
   /** Breaks the exchange in progress, if any, and closes the connection. */
   abort(fault: ExchangeFault): void {
-    const { end, reject, controller } = {
-      end: this.#end,
-      reject: this.#reject,
-      controller: this.#reply,
-    }
-    this.#end = null
-    this.#resolve = null
-    this.#reject = null
+    const sink = this.#sink
+    const controller = this.#reply
+    this.#sink = null
+    this.#held = null
     this.#reply = null
     this.#decoder = null
     this.#close()
-    end?.exchangeEnded(this.#status, fault)
-    const error = new ExchangeError(fault)
-    if (reject !== null) reject(error)
-    else if (fault !== 'aborted') controller?.error(error)
+    sink?.exchangeEnded(this.#status, fault)
+    if (fault !== 'aborted') controller?.error(new ExchangeError(fault))
   }
 
   #close(): void {
@@ -400,9 +389,9 @@ class Connection {
 
   /** The peer closed, or the socket failed. */
   closed(): void {
-    if (this.socket === null && this.#end === null) return
+    if (this.socket === null && this.#sink === null) return
     this.socket = null
-    if (this.#end !== null && this.#isUntilClose && this.#reply !== null) {
+    if (this.#sink !== null && this.#isUntilClose && this.#reply !== null) {
       this.#isKeepAlive = false
       return this.#endStream(true)
     }
@@ -414,9 +403,10 @@ class Connection {
   }
 }
 
+/** An exchange under way. */
 export interface Exchange {
-  readonly reply: Promise<Reply>
-  readonly connection: { abort(fault: ExchangeFault): void }
+  /** Breaks it off. Not to be called once it has ended: the connection may carry another. */
+  abort(fault: ExchangeFault): void
 }
 
 /**
@@ -442,17 +432,12 @@ export class Client {
     this.limits = limits
   }
 
-  /**
-   * Sends a request. Resolves with the reply once its head is here; `end` hears when the exchange
-   * is over. The reply rejects with `ExchangeError`; `connection.abort` breaks the exchange off.
-   */
-  exchange(request: OutgoingRequest, end: ExchangeEnd): Exchange {
+  /** Sends a request; `sink` hears what comes of it, never within this call. */
+  exchange(request: OutgoingRequest, sink: ExchangeSink): Exchange {
     assert(!this.#isClosed, 'no exchange starts on a closed client')
     const connection = this.#idleConnection() ?? this.#open()
-    const reply = new Promise<Reply>((resolve, reject) =>
-      connection.exchange(request, end, resolve, reject),
-    )
-    return { reply, connection }
+    connection.exchange(request, sink)
+    return connection
   }
 
   #idleConnection(): Connection | undefined {

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Client, type OutgoingRequest, type Reply } from '../../src/http/client.ts'
-import type { ExchangeError, ExchangeFault } from '../../src/http/exchange-error.ts'
+import { ExchangeError, type ExchangeFault } from '../../src/http/exchange-error.ts'
 
 let dir = ''
 let path = ''
@@ -61,10 +61,18 @@ const get: OutgoingRequest = { head: 'POST /call HTTP/1.1\r\nhost: localhost\r\n
 
 function send(client: Client, request: OutgoingRequest = get) {
   const ends: [number, ExchangeFault | null][] = []
+  const { promise, resolve, reject } = Promise.withResolvers<Reply>()
+  // Some tests look at the end alone.
+  promise.catch(() => undefined)
   const exchange = client.exchange(request, {
-    exchangeEnded: (status, fault) => ends.push([status, fault]),
+    replied: resolve,
+    exchangeEnded: (status, fault) => {
+      ends.push([status, fault])
+      // Without effect where there was a reply.
+      reject(new ExchangeError(fault ?? 'closed'))
+    },
   })
-  return { ...exchange, ends }
+  return { reply: promise, abort: (fault: ExchangeFault) => exchange.abort(fault), ends }
 }
 
 async function textOf(reply: Reply): Promise<string> {
@@ -213,9 +221,9 @@ describe('an abort', () => {
       await Bun.sleep(5000)
       return new Response('late')
     })
-    const { reply, connection, ends } = send(clientFor())
+    const { reply, abort, ends } = send(clientFor())
     await Bun.sleep(30)
-    connection.abort('timed-out')
+    abort('timed-out')
     expect(await faultOf(reply)).toBe('timed-out')
     await gone.promise
     expect(ends).toEqual([[0, 'timed-out']])
