@@ -15,6 +15,7 @@ import {
 } from './answer.ts'
 import type { InvokeParts } from './invoke.ts'
 import { checkInvokeKey } from './invoke-key.ts'
+import { parseableUrl } from './url.ts'
 
 const detail = {
   tags: ['Invocation'],
@@ -49,18 +50,13 @@ export function gatewayApi(parts: InvokeParts) {
 }
 
 function planOf(parts: InvokeParts, request: Request, appParam: string): CallPlan<FnRoute> {
-  const url = absoluteUrl(request)
+  const url = parseableUrl(request.url)
   const route = routeOf(parts, url, appParam)
   checkInvokeKey(route.app, request.headers)
   const headers =
     `fn-intent: httprequest\r\nfn-http-method: ${request.method}\r\n` +
     `fn-http-request-url: ${url}\r\n${headerLines(request.headers, 'fn-http-h-')}`
   return { route, headers }
-}
-
-/** Bun leaves out scheme and host when the client sent no usable Host; functions parse this. */
-function absoluteUrl({ url }: Request): string {
-  return url.startsWith('/') ? `http://localhost${url}` : url
 }
 
 /** The match is exact and on the decoded path, without the query. */

@@ -14,6 +14,20 @@ export function queryOf(url: string): string {
   return start === -1 ? '' : (url.slice(start).split('#', 1)[0] ?? '')
 }
 
+/** Hosts that every parser takes: names, and addresses in their usual form. */
+const usualHost =
+  /^https?:\/\/(?:(?:(?!xn--)[a-z\d-]+\.)*(?!xn--)[a-z][a-z\d-]*|127\.0\.0\.1)(?::(?:[1-5]\d{4}|\d{1,4}))?\//i
+
+/**
+ * The URL of a request as a function may parse it. The client's Host can be anything, and Bun leaves
+ * scheme and host out when it is not usable; a function shall not fail for that.
+ */
+export function parseableUrl(url: string): string {
+  if (usualHost.test(url) || (!url.startsWith('/') && URL.canParse(url))) return url
+  const start = url.startsWith('/') ? 0 : url.indexOf('/', url.indexOf('://') + 3)
+  return `http://localhost${url.slice(start)}`
+}
+
 /** Scheme and authority as the client used them, for links back to this server. */
 export function baseOf(request: Request): string {
   const { url } = request
