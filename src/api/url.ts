@@ -16,7 +16,7 @@ export function queryOf(url: string): string {
 
 /** Hosts that every parser takes: names, and addresses in their usual form. */
 const usualHost =
-  /^https?:\/\/(?:(?:(?!xn--)[a-z\d-]+\.)*(?!xn--)[a-z][a-z\d-]*|127\.0\.0\.1)(?::(?:[1-5]\d{4}|\d{1,4}))?\//i
+  /^https?:\/\/(?:(?:(?!xn--)[a-z\d-]+\.)*(?!xn--)[a-z][a-z\d-]*|127\.0\.0\.1)(?::[1-5]?\d{1,4})?\//i
 
 /**
  * The URL of a request as a function may parse it. The client's Host can be anything, and Bun leaves

@@ -130,6 +130,16 @@ describe('headers to the function', () => {
 })
 
 describe('targets and methods', () => {
+  test('no Host makes a function fail', async () => {
+    for (const host of ['', '.1', '[', 'x:99999', '999.1.1.1', 'xn--a', '\xff', 'A-b.C_d:80']) {
+      const request = `GET /t/e2e/worker?q HTTP/1.1\r\nhost: ${host}\r\n${close}\r\n`
+      const reply = await raw(fnd.port, request)
+      if (reply.status === 400) continue
+      expect({ host, status: reply.status }).toEqual({ host, status: 200 })
+      expect(header(reply, 'x-url')).toMatch(/^http:\/\/[^/]+\/t\/e2e\/worker\?q$/)
+    }
+  })
+
   test('a trigger is found by its decoded path, whatever the query', async () => {
     for (const target of ['/t/e2e/contract?x=/y', '/t/e2e/%63ontract', '/t/%652e/contract']) {
       const reply = await raw(fnd.port, `GET ${target} HTTP/1.1\r\nhost: f\r\n${close}\r\n`)
