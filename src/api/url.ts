@@ -16,11 +16,11 @@ export function queryOf(url: string): string {
 
 /** Hosts that every parser takes: names, and addresses in their usual form. */
 const usualHost =
-  /^https?:\/\/(?:(?:(?!xn--)[a-z\d-]+\.)*(?!xn--)[a-z][a-z\d-]*|127\.0\.0\.1)(?::[1-5]?\d{1,4})?\//i
+  /^https?:\/\/(?:(?:(?!xn--)[\w-]+\.)*(?!xn--)[a-z][\w-]*|127\.0\.0\.1)(?::[1-5]?\d{1,4})?\//i
 
 /**
- * The URL of a request as a function may parse it. The client's Host can be anything, and Bun leaves
- * scheme and host out when it is not usable; a function shall not fail for that.
+ * The URL of a request as a function may parse it. The client's Host can be anything, and Bun
+ * leaves scheme and host out when it is not usable; a function shall not fail for that.
  */
 export function parseableUrl(url: string): string {
   if (usualHost.test(url) || (!url.startsWith('/') && URL.canParse(url))) return url

@@ -278,6 +278,22 @@ describe('a caller that leaves', () => {
     await until(async () => (await fnd.describe(streams.id)).busy === 0, 'the slots are free')
   })
 
+  test('with an answer to half an upload leaves nothing once the instance is gone', async () => {
+    const code = { fixture: 'contract.js', form: 'fdk' } as const
+    const own = await fnd.deploy('early', code, { idle_timeout: 1, timeout: 60 })
+    await (await fetch(own.url)).text()
+    const before = openSockets(fnd.pid)
+    for (let i = 0; i < 5; i++) {
+      const leaver = new RawConnection(fnd.port)
+      leaver.send(head(`x-do: early-stall\r\ncontent-length: ${gib}\r\n\r\n`, 'early'))
+      leaver.send(Buffer.alloc(8 * mib))
+      await leaver.read(/early/)
+      leaver.socket.destroy()
+    }
+    await until(async () => (await fnd.describe(own.id)).instances.length === 0, 'it is gone')
+    await until(() => openSockets(fnd.pid) <= before, 'connections are closed')
+  })
+
   test('at any moment leaves no connection open', async () => {
     const calls = [
       head('x-do: late\r\nx-ms: 3000\r\n\r\n'),
