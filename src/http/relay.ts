@@ -4,6 +4,7 @@
  */
 
 import { assert } from '../errors.ts'
+import { ExchangeError } from './exchange-error.ts'
 
 /** Buffers below this may be slices of one that others use too (Node's pool has 8 KiB). */
 const ownBytesMin = 16 * 1024
@@ -25,12 +26,18 @@ export function relay(body: ReadableStream<Uint8Array>): ReadableStream<Uint8Arr
   return new ReadableStream<Uint8Array>({
     type: 'direct',
     async pull(sink: ReadableStreamDirectController) {
-      for (;;) {
-        const { done, value } = await reader.read()
-        if (done) break
-        await sink.write(value)
-        free(value)
-        await sink.flush()
+      try {
+        for (;;) {
+          const { done, value } = await reader.read()
+          if (done) break
+          await sink.write(value)
+          free(value)
+          await sink.flush()
+        }
+      } catch (error) {
+        if (!(error instanceof ExchangeError)) throw error
+        // Rejecting is how to cut the answer short; for any reason given, Bun would print a trace.
+        return Promise.reject()
       }
       sink.close()
     },

@@ -143,6 +143,13 @@ describe('a function that answers wrongly', () => {
         } else expectFailure(reply, 502, then === '' ? invalid : died)
       }
       expect((await call('instance')).status).toBe(200)
+      // Whose fault it is stands in the answer and the metrics; the log is not a function's to fill.
+      expect(
+        fnd
+          .logText()
+          .split('\n')
+          .filter(line => !line.startsWith('{')),
+      ).toEqual([''])
     })
   }
 
