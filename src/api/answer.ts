@@ -2,7 +2,7 @@
 import { FndError } from '../errors.ts'
 import type { ActiveCall, CallDone, CallRequest, CallResult } from '../exec/active-call.ts'
 import { connectionOptions, isHopByHop } from '../http/headers.ts'
-import { relay } from '../http/relay.ts'
+import { relay, skim } from '../http/relay.ts'
 
 /** The part of `exec` that the invoke routes see. */
 export interface Invoker<Route> {
@@ -135,7 +135,7 @@ export function permittedBody(
   if (method !== 'HEAD' && status !== 204 && status !== 304 && status !== 205) {
     return body instanceof ReadableStream ? relay(body) : (body as Uint8Array<ArrayBuffer>)
   }
-  if (body instanceof ReadableStream) void body.cancel()
+  if (body instanceof ReadableStream) void skim(body)
   return null
 }
 

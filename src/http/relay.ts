@@ -45,6 +45,29 @@ export function relay(body: ReadableStream<Uint8Array>): ReadableStream<Uint8Arr
   } as Bun.DirectUnderlyingSource<Uint8Array>)
 }
 
+const skimmedBytesMax = 1024 * 1024
+
+/**
+ * Takes a body that nobody wants. One that ends soon leaves its connection and its instance usable,
+ * and to break off would cost them; a long one is broken off.
+ */
+export async function skim(body: ReadableStream<Uint8Array>): Promise<void> {
+  const reader = body.getReader() as ReadableStreamDefaultReader<Uint8Array>
+  let bytes = 0
+  try {
+    for (;;) {
+      const { done, value } = await reader.read()
+      if (done) return
+      bytes += value.length
+      free(value)
+      if (bytes > skimmedBytesMax) return await reader.cancel()
+    }
+  } catch (error) {
+    // It broke, which who runs the call has heard.
+    if (!(error instanceof ExchangeError)) throw error
+  }
+}
+
 type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array>['read']>>
 
 /**
