@@ -320,6 +320,13 @@ describe('a caller that leaves', () => {
     await until(isQuiet, 'all slots are free')
     await until(() => openSockets(fnd.pid) <= before + 8, 'connections are closed')
     expect((await fetch(fn.url)).status).toBe(200)
+    // Callers leave all the time; the log is not theirs to fill.
+    expect(
+      fnd
+        .logText()
+        .split('\n')
+        .filter(line => !line.startsWith('{')),
+    ).toEqual([''])
   })
 })
 
@@ -337,6 +344,19 @@ const streamSource = `
       }))
     },
   }`
+
+test('an answer that only its head is asked for leaves its instance in use', async () => {
+  const instance = async () => (await fetch(fn.url, { headers: { 'x-do': 'instance' } })).text()
+  const before = await instance()
+  const lines = `x-do: download\r\nx-bytes: ${mib / 2}\r\n`
+  for (let i = 0; i < 3; i++) {
+    using connection = new RawConnection(fnd.port)
+    connection.send(head(`${lines}connection: close\r\n\r\n`, 'contract', 'HEAD'))
+    const reply = parseReply(await connection.read(undefined))
+    expect({ status: reply.status, body: reply.body }).toEqual({ status: 200, body: '' })
+  }
+  expect(await instance()).toBe(before)
+})
 
 test('the answer of a streamed call carries its headers at once', async () => {
   using connection = new RawConnection(fnd.port)
