@@ -41,15 +41,14 @@ const noBody: IncomingBody = { body: null, length: undefined, isTooLarge: () => 
  */
 export function incomingBody(
   request: Request,
+  { length, isChunked }: IncomingHead,
   limits: BodyLimits,
 ): IncomingBody | Promise<IncomingBody> {
-  const declared = request.headers.get('content-length')
   const bytesMax = limits.requestBytesMax
-  if (declared === null) {
-    if (!request.headers.has('transfer-encoding') || request.body === null) return noBody
+  if (length === undefined) {
+    if (!isChunked || request.body === null) return noBody
     return bytesMax === 0 ? { ...noBody, body: request.body } : bounded(request.body, bytesMax)
   }
-  const length = Number(declared)
   if (bytesMax > 0 && length > bytesMax) {
     throw new FndError('request-too-large', {
       message: `Content-Length too large for this server, ${length} > max ${bytesMax}`,
@@ -82,27 +81,50 @@ function bounded(body: ReadableStream<Uint8Array>, bytesMax: number): IncomingBo
   return { body: counted, length: undefined, isTooLarge: () => bytes > bytesMax }
 }
 
-/** Headers that fnd sets itself for the function, or that frame the message. */
-const notForwarded: ReadonlySet<string> = new Set([
-  'host',
-  'content-length',
-  'expect',
-  'fn-call-id',
-  'fn-deadline',
+/** What a request's headers say to fnd, and what is left of them for the function. */
+export interface IncomingHead {
+  /** Lines for the function, each ended by `\r\n`. */
+  readonly lines: string
+  /** Declared length of the body, or undefined. */
+  readonly length: number | undefined
+  readonly isChunked: boolean
+}
+
+/**
+ * Headers that are not simply passed on: those of the connection (see `isHopByHop`), those that
+ * frame the message, and those that fnd sets itself.
+ */
+const special: ReadonlyMap<string, 'type' | 'te' | 'length' | 'coding' | 'own'> = new Map([
+  ['content-type', 'type'],
+  ['te', 'te'],
+  ['content-length', 'length'],
+  ['transfer-encoding', 'coding'],
+  ['host', 'own'],
+  ['expect', 'own'],
+  ['fn-call-id', 'own'],
+  ['fn-deadline', 'own'],
 ])
 
-/** The header lines a function gets; `prefix` is put before each name but Content-Type's. */
-export function headerLines(headers: Headers, prefix: '' | 'fn-http-h-'): string {
-  const dropped = connectionOptions(headers.get('connection'))
+/**
+ * Reads all headers in one pass. `prefix` is put before each name but Content-Type's; with it even
+ * those that fnd sets itself pass, because they cannot be mistaken for its own.
+ */
+export function incomingHead(headers: Headers, prefix: '' | 'fn-http-h-'): IncomingHead {
   let lines = ''
+  let length: number | undefined
+  let isChunked = false
+  const dropped = connectionOptions(headers.get('connection'))
   headers.forEach((value, name) => {
-    if (isHopByHop(name) && !(name === 'te' && value === 'trailers')) return
+    const kind = special.get(name)
+    if (kind === 'length') length = Number(value)
+    else if (kind === 'coding') isChunked = true
+    if (isHopByHop(name) && !(kind === 'te' && value === 'trailers')) return
     if (dropped.includes(name)) return
-    if (name === 'content-type') lines += `content-type: ${value}\r\n`
+    if (kind === 'type') lines += `content-type: ${value}\r\n`
     else if (prefix !== '') lines += `${prefix}${name}: ${value}\r\n`
-    else if (!notForwarded.has(name)) lines += `${name}: ${value}\r\n`
+    else if (kind === undefined || kind === 'te') lines += `${name}: ${value}\r\n`
   })
-  return lines
+  return { lines, length, isChunked }
 }
 
 export type HeaderPairs = [string, string][]
@@ -152,8 +174,9 @@ export function failure(error: FndError, headers: HeaderPairs = []): Response {
 /** A request that may become a call: where it goes, and what the function is to know of it. */
 export interface CallPlan<Route> {
   readonly route: Route
-  /** Header lines for the function. */
-  readonly headers: string
+  /** Header lines for the function that come before the caller's own. */
+  readonly prelude: string
+  readonly head: IncomingHead
 }
 
 export interface CallRouteParts<Route> {
@@ -186,8 +209,9 @@ export function answerCall<Route>(
       if (error instanceof FndError) finish(failure(error))
       else reject(error)
     }
-    const send = ({ route, headers }: CallPlan<Route>, incoming: IncomingBody): void => {
+    const send = ({ route, prelude, head }: CallPlan<Route>, incoming: IncomingBody): void => {
       const { body, length } = incoming
+      const headers = prelude + head.lines
       parts.invoker.call(route, { headers, body, length, caller: request }, result => {
         try {
           if (result.ok) return finish(answer(result, request.method))
@@ -201,7 +225,7 @@ export function answerCall<Route>(
     }
     try {
       const planned = plan()
-      const incoming = incomingBody(request, parts.limits)
+      const incoming = incomingBody(request, planned.head, parts.limits)
       if (incoming instanceof Promise) incoming.then(body => send(planned, body)).catch(fail)
       else send(planned, incoming)
     } catch (error) {

@@ -10,7 +10,7 @@ import {
   callHeaders,
   failure,
   type HeaderPairs,
-  headerLines,
+  incomingHead,
   permittedBody,
 } from './answer.ts'
 import type { InvokeParts } from './invoke.ts'
@@ -53,10 +53,10 @@ function planOf(parts: InvokeParts, request: Request, appParam: string): CallPla
   const url = parseableUrl(request.url)
   const route = routeOf(parts, url, appParam)
   checkInvokeKey(route.app, request.headers)
-  const headers =
+  const prelude =
     `fn-intent: httprequest\r\nfn-http-method: ${request.method}\r\n` +
-    `fn-http-request-url: ${url}\r\n${headerLines(request.headers, 'fn-http-h-')}`
-  return { route, headers }
+    `fn-http-request-url: ${url}\r\n`
+  return { route, prelude, head: incomingHead(request.headers, 'fn-http-h-') }
 }
 
 /** The match is exact and on the decoded path, without the query. */
@@ -95,20 +95,28 @@ const notFromFunction: ReadonlySet<string> = new Set([
   'fn-call-id',
 ])
 
+/** What a reply comes to for the caller of a trigger. */
+interface Passed {
+  readonly status: number
+  readonly headers: HeaderPairs
+}
+
+/** Replies of one function mostly share their head (`Client.headFrom`), and so what becomes of it. */
+const passedOn = new WeakMap<readonly string[], Passed>()
+
 /**
  * Only what the function meant for the caller passes: its type, and its Fn-Http-H- headers. fnd's
  * own worker cannot write one header twice except Set-Cookie by its own name, so several cookies
  * come that way, from it alone.
  */
-function answer(result: CallResult & { ok: true }, method: string): Response {
-  const { reply, call } = result
-  const headers: HeaderPairs = callHeaders(call)
+function passedFrom(reply: readonly string[]): Passed {
+  const headers: HeaderPairs = []
   const cookies: HeaderPairs = []
   let isOwnWorker = false
   let status = 200
-  for (let i = 0; i < reply.headers.length; i += 2) {
-    const name = reply.headers[i] ?? ''
-    const value = reply.headers[i + 1] ?? ''
+  for (let i = 0; i < reply.length; i += 2) {
+    const name = reply[i] ?? ''
+    const value = reply[i + 1] ?? ''
     const lower = name.toLowerCase()
     if (lower === 'content-type') headers.push([name, value])
     else if (lower === 'fn-http-status') status = Number(value)
@@ -119,10 +127,20 @@ function answer(result: CallResult & { ok: true }, method: string): Response {
     else if (lower === 'fn-fdk-version') isOwnWorker = value.startsWith('fnd/')
   }
   if (isOwnWorker) headers.push(...cookies)
-  if (!(status > 0)) status = 200
+  return { status: status > 0 ? status : 200, headers }
+}
+
+function answer({ reply, call }: CallResult & { ok: true }, method: string): Response {
+  let passed = passedOn.get(reply.headers)
+  if (passed === undefined) {
+    passed = passedFrom(reply.headers)
+    passedOn.set(reply.headers, passed)
+  }
+  const { status } = passed
   if (!Number.isInteger(status) || status < 200 || status > 599) {
     if (reply.body instanceof ReadableStream) void reply.body.cancel()
     return failure(new FndError('function-response-invalid'), callHeaders(call))
   }
+  const headers: HeaderPairs = [...callHeaders(call), ...passed.headers]
   return new Response(permittedBody(reply.body, status, method), { status, headers })
 }

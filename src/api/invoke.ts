@@ -10,7 +10,7 @@ import {
   type CallRouteParts,
   callHeaders,
   type HeaderPairs,
-  headerLines,
+  incomingHead,
   permittedBody,
   type RouteCounter,
 } from './answer.ts'
@@ -46,17 +46,25 @@ function planOf(parts: InvokeParts, request: Request, fnId: string): CallPlan<Fn
   if (request.headers.get('fn-invoke-type') === 'detached') {
     throw new FndError('detached-unsupported')
   }
-  return { route, headers: headerLines(request.headers, '') }
+  return { route, prelude: '', head: incomingHead(request.headers, '') }
 }
 
 function answer({ call, reply }: CallResult & { readonly ok: true }, method: string): Response {
-  const headers = callHeaders(call)
-  copyHeaders(reply.headers, headers)
+  let own = passedOn.get(reply.headers)
+  if (own === undefined) {
+    own = passedHeaders(reply.headers)
+    passedOn.set(reply.headers, own)
+  }
+  const headers: HeaderPairs = [...callHeaders(call), ...own]
   return new Response(permittedBody(reply.body, 200, method), { headers })
 }
 
+/** Replies of one function mostly share their head (`Client.headFrom`), and so what becomes of it. */
+const passedOn = new WeakMap<readonly string[], HeaderPairs>()
+
 /** Everything the function said, but what belongs to its connection or is set by fnd. */
-function copyHeaders(from: readonly string[], to: HeaderPairs): void {
+function passedHeaders(from: readonly string[]): HeaderPairs {
+  const to: HeaderPairs = []
   const ofConnection = connectionOptions(headerOf(from, 'connection'))
   for (let i = 0; i < from.length; i += 2) {
     const name = from[i] ?? ''
@@ -65,6 +73,7 @@ function copyHeaders(from: readonly string[], to: HeaderPairs): void {
     if (lower === 'fn-call-id' || ofConnection.includes(lower)) continue
     to.push([name, from[i + 1] ?? ''])
   }
+  return to
 }
 
 function headerOf(headers: readonly string[], lowerName: string): string | undefined {

@@ -14,8 +14,8 @@ import { free, ReadAhead } from './relay.ts'
 import {
   ChunkedDecoder,
   chunkFrom,
+  type HeadFault,
   headEnd,
-  latin1,
   lineEnd,
   parseHead,
   type ReplyHead,
@@ -201,7 +201,7 @@ class Connection {
     }
     this.#head = null
     if (end > this.#client.limits.headBytesMax) return this.abort('head-too-large')
-    const head = parseHead(latin1(bytes, 0, end - 4))
+    const head = this.#client.headFrom(bytes.toString('latin1', 0, end - 4))
     if (typeof head === 'string') return this.abort('bad-reply')
     const rest = bytes.subarray(end)
     if (head.status < 200) {
@@ -422,6 +422,8 @@ export class Client {
   readonly #idle: Connection[] = []
   readonly #all = new Set<Connection>()
   #isClosed = false
+  #lastHeadText = ''
+  #lastHead: ReplyHead | HeadFault | undefined
 
   get isClosed(): boolean {
     return this.#isClosed
@@ -457,6 +459,15 @@ export class Client {
       connection.refused(),
     )
     return connection
+  }
+
+  /** A function repeats its head from reply to reply, so the last one is not read again. */
+  headFrom(text: string): ReplyHead | HeadFault {
+    if (text !== this.#lastHeadText || this.#lastHead === undefined) {
+      this.#lastHead = parseHead(text)
+      this.#lastHeadText = text
+    }
+    return this.#lastHead
   }
 
   keep(connection: Connection): void {
