@@ -323,6 +323,19 @@ describe('answers', () => {
     expect(rest).toStartWith('HTTP/1.1 200')
   })
 
+  test('go to HTTP/1.0 clients too, as proxies often are, streams without chunks', async () => {
+    const length = 300_000
+    const calls = [
+      ['POST /t/e2e/worker HTTP/1.0\r\nhost: f\r\ncontent-length: 2\r\n\r\nhi', 2],
+      [`GET /t/e2e/contract HTTP/1.0\r\nx-do: download\r\nx-bytes: ${length}\r\n\r\n`, length],
+    ] as const
+    for (const [request, bytes] of calls) {
+      const reply = await raw(fnd.port, request)
+      expect({ status: reply.status, bytes: reply.body.length }).toEqual({ status: 200, bytes })
+      expect(header(reply, 'transfer-encoding')).toBeUndefined()
+    }
+  })
+
   test('of forms: cookies, empty bodies, echoes', async () => {
     const cookies = await fetch(worker.url, { headers: { 'x-cookies': 'a=1|b=2; Path=/' } })
     expect(cookies.headers.getSetCookie()).toEqual(['a=1', 'b=2; Path=/'])
