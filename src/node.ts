@@ -11,7 +11,7 @@ import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
-import { memoryMbFor } from './exec/host.ts'
+import { Cores, memoryMbFor } from './exec/host.ts'
 import { InstanceWatch } from './exec/instance-watch.ts'
 import { CallCounter, Invocations } from './exec/invocations.ts'
 import { CallOutput } from './exec/output.ts'
@@ -139,6 +139,7 @@ function makeExec(config: Config, store: Store, parts: ExecParts) {
   const cpus = availableParallelism()
   const counter = new CallCounter(spec => metrics.fn(spec))
   const watch = new InstanceWatch(output, log)
+  const cores = new Cores()
   const runner = new Runner({
     clock: systemClock,
     ids,
@@ -153,6 +154,7 @@ function makeExec(config: Config, store: Store, parts: ExecParts) {
     },
     headBytesMax: config.limits.responseHeaderBytesMax,
     bodyBytesMax: config.limits.responseBytesMax,
+    isSaturated: () => cores.look(),
     calls: counter,
     instances: watch,
   })

@@ -18,6 +18,28 @@ export function memoryMbFor(bytesMax: number): number {
   return bytesMax === 0 ? availableMb : Math.min(availableMb, Math.floor(bytesMax / mib))
 }
 
+/** Above this share of busy time the cores count as full. */
+const saturatedShare = 0.92
+
+/** How busy the host's cores are, from one look to the next (proc(5), `/proc/stat`). */
+export class Cores {
+  #busyTicks = 0
+  #allTicks = 0
+
+  /** Whether they were full since the last look. */
+  look(): boolean {
+    const ticks =
+      readIfThere('/proc/stat').split('\n', 1)[0]?.split(/ +/).slice(1, 9).map(Number) ?? []
+    const all = ticks.reduce((sum, one) => sum + one, 0)
+    // The fourth and fifth are idle time, without and with a disk to wait for.
+    const busy = all - (ticks[3] ?? 0) - (ticks[4] ?? 0)
+    const isFull = busy - this.#busyTicks > saturatedShare * (all - this.#allTicks)
+    this.#busyTicks = busy
+    this.#allTicks = all
+    return isFull
+  }
+}
+
 /** Infinity where there is no limit, or no cgroup that can be read. */
 function cgroupLimitBytes(): number {
   for (const path of ['/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes']) {

@@ -63,6 +63,8 @@ export class Pool<C extends object> {
   /** Not later than the next moment when something is due; may be earlier. */
   #shortWakeMs = Number.POSITIVE_INFINITY
   #waitWakeMs = Number.POSITIVE_INFINITY
+  /** Told from outside: whether the host's cores are busy. Slows growth beyond one per core. */
+  isSaturated = false
 
   constructor(limits: PoolLimits) {
     assert(limits.startsMax >= 1, 'an instance may start')
@@ -339,6 +341,7 @@ export class Pool<C extends object> {
       runMsUncrowded: fleet.runTimeUncrowded.ms,
       oldestMs,
       startMs: fleet.startTime.ms ?? startMsDefault,
+      isSaturated: this.isSaturated,
       pressedMs: 0,
     }
     if ((expectedWaitMs(pressure) ?? 0) <= pressure.startMs) fleet.pressedSinceMs = undefined

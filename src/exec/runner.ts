@@ -50,12 +50,16 @@ export interface RunnerOptions {
   readonly headBytesMax: number
   /** 0 = no limit. */
   readonly bodyBytesMax: number
+  /** Whether the cores were full since it was last asked. */
+  readonly isSaturated: () => boolean
   readonly calls: CallObserver
   readonly instances: InstanceObserver
 }
 
 /** How often deadlines, idle timeouts and waiting calls are looked at. */
 const sweepMs = 50
+/** Sweeps between looks at the cores: a quarter of a second, 25 ticks of the kernel's clock. */
+const coresEvery = 5
 /** An instance that is told to go gets this long before it is killed. */
 const stopGraceMs = 500
 /** How long to wait for the reason of an instance's death before its callers are answered. */
@@ -75,6 +79,7 @@ export class Runner {
   readonly #sweep: ReturnType<typeof setInterval>
   #isDraining = false
   #deadlineS = 0
+  #sweeps = 0
   #deadline = ''
   #onQuiet: (() => void) | null = null
 
@@ -335,6 +340,8 @@ export class Runner {
       if (call.placedMs > 0 && call.deadlineMs <= nowMs) call.exchange?.abort('timed-out')
       if (!call.isWatched) this.#watchCaller(call)
     }
+    this.#sweeps += 1
+    if (this.#sweeps % coresEvery === 0) this.#pool.isSaturated = this.#options.isSaturated()
     this.#pool.tick(nowMs)
     this.#carryOut()
     for (const key of this.#retired) {

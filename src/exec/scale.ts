@@ -36,6 +36,10 @@ export const patienceMs = 2000
 /** Run time above this multiple of what it was on one instance per core: the cores are full. */
 export const stretchMax = 1.5
 
+/** The same where the host's cores have nothing left to give: one more instance takes its time
+ * from the others, and helps only if its calls mostly wait. */
+export const saturatedPatienceMs = 10_000
+
 export interface Pressure {
   readonly waiting: number
   /** Instances that take calls or will: ready or starting, not doomed. */
@@ -43,6 +47,8 @@ export interface Pressure {
   readonly starting: number
   readonly concurrency: number
   readonly cpus: number
+  /** The host's cores are busy, with whatever it is. */
+  readonly isSaturated: boolean
   /** Smoothed run time; undefined until `runSamplesMin` calls have ended. */
   readonly runMs: number | undefined
   /** The same, sampled only while no more than `cpus` instances were busy. */
@@ -68,7 +74,9 @@ export function wantsStart(p: Pressure): boolean {
   const waitMs = expectedWaitMs(p)
   if (waitMs === undefined) return p.instances < p.cpus
   if (waitMs <= p.startMs) return false
-  if (p.instances < p.cpus || p.runMs === undefined) return true
+  if (p.instances < p.cpus) return true
+  if (p.isSaturated) return p.pressedMs > saturatedPatienceMs
+  if (p.runMs === undefined) return true
   if (p.runMsUncrowded !== undefined && p.runMs > stretchMax * p.runMsUncrowded) {
     return p.pressedMs > patienceMs
   }

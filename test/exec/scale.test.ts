@@ -13,6 +13,7 @@ const base: Pressure = {
   oldestMs: 0,
   startMs: 100,
   pressedMs: 0,
+  isSaturated: false,
 }
 
 describe('wantsStart', () => {
@@ -33,6 +34,9 @@ describe('wantsStart', () => {
     ['quick: expected to last', { runMs: 5, waiting: 1000 }, true],
     ['quick: has lasted', { runMs: 5, waiting: 60, pressedMs: 1900 }, true],
     ['stretched: the cores are full', { runMs: 80, waiting: 1000 }, false],
+    ['saturated: cores have nothing to give', { isSaturated: true, waiting: 1000 }, false],
+    ['saturated, below one per core', { isSaturated: true, instances: 1 }, true],
+    ['saturated for very long', { isSaturated: true, waiting: 1000, pressedMs: 10_001 }, true],
     ['stretched for long', { runMs: 80, waiting: 1000, pressedMs: 2001 }, true],
   ]
   for (const [title, given, expected] of rows) {
