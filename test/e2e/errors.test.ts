@@ -143,7 +143,7 @@ describe('a function that answers wrongly', () => {
         } else expectFailure(reply, 502, then === '' ? invalid : died)
       }
       expect((await call('instance')).status).toBe(200)
-      // Whose fault it is stands in the answer and the metrics; the log is not a function's to fill.
+      // Answers and metrics say whose fault it is; the log is not a function's to fill.
       expect(
         fnd
           .logText()

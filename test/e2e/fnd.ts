@@ -1,5 +1,6 @@
 /** The compiled fnd as a process of its own, functions deployed through its API, raw HTTP. */
-import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -233,8 +234,40 @@ export class Fnd implements AsyncDisposable {
     await this.#process?.exited
     // Functions end with fnd, and hold mounts below the directory until they have.
     await until(() => processesOf(this.dataDir).length === 0)
+    // The next start would remove them, but there is none.
+    for (const group of cgroupsOf(this.dataDir)) removeCgroup(group)
     rmSync(this.dir, { recursive: true, force: true })
   }
+}
+
+/** The control groups that a fnd on this data directory makes, in every hierarchy. */
+export function cgroupsOf(dataDir: string): string[] {
+  const name = `fnd-${createHash('sha256').update(dataDir).digest('hex').slice(0, 12)}`
+  const found: string[] = []
+  const visit = (dir: string, depth: number): void => {
+    for (const entry of foldersOf(dir)) {
+      if (entry === name) found.push(join(dir, entry))
+      else if (depth > 0) visit(join(dir, entry), depth - 1)
+    }
+  }
+  visit('/sys/fs/cgroup', 4)
+  return found
+}
+
+/** Other groups come and go meanwhile. */
+function foldersOf(dir: string): string[] {
+  try {
+    const entries = readdirSync(dir, { withFileTypes: true })
+    return entries.filter(entry => entry.isDirectory()).map(entry => entry.name)
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw cause
+  }
+}
+
+function removeCgroup(path: string): void {
+  for (const child of foldersOf(path)) removeCgroup(join(path, child))
+  rmdirSync(path)
 }
 
 export function annotationsFrom(settings: Readonly<Record<string, unknown>>) {

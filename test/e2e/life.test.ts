@@ -1,11 +1,11 @@
 /** How fnd ends, in order and by force, and what the next start finds. */
 import { afterEach, describe, expect, test } from 'bun:test'
-import { createHash } from 'node:crypto'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { seed } from '../watch/seed.ts'
 import {
   binary,
+  cgroupsOf,
   descendants,
   Fnd,
   isAlive,
@@ -244,21 +244,5 @@ test('a second fnd on the same data directory refuses and says so', async () => 
 function expectNothingLeft(fnd: Fnd): void {
   expect(readFileSync('/proc/self/mountinfo', 'utf8')).not.toContain(fnd.dataDir)
   expect(existsSync(join(fnd.dataDir, 'run'))).toBe(false)
-  const name = createHash('sha256').update(fnd.dataDir).digest('hex').slice(0, 12)
-  expect(cgroupsNamed(name)).toEqual([])
-}
-
-function cgroupsNamed(name: string): string[] {
-  const root = '/sys/fs/cgroup'
-  const found: string[] = []
-  const visit = (dir: string, depth: number): void => {
-    for (const entry of readdirSync(dir, { withFileTypes: true })) {
-      if (!entry.isDirectory()) continue
-      const path = join(dir, entry.name)
-      if (entry.name.includes(name)) found.push(path)
-      else if (depth > 0) visit(path, depth - 1)
-    }
-  }
-  visit(root, 4)
-  return found
+  expect(cgroupsOf(fnd.dataDir)).toEqual([])
 }
