@@ -218,6 +218,8 @@ export async function build(options: BuildOptions): Promise<void> {
     renameSync(partial, outfile)
   } finally {
     rmSync(partial, { force: true })
+    // The compiler writes the map it embeds to a file as well.
+    rmSync(`${partial}.map`, { force: true })
   }
 }
 

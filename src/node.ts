@@ -39,6 +39,8 @@ export interface FndNode extends AsyncDisposable {
 }
 
 const bundleGraceMs = 3_600_000
+/** What a spare worker holds, with slack; its memory is not a function's to use. */
+const spareMb = 24
 const collectEveryMs = 3_600_000
 const bundlePrefix = 'bundle:'
 
@@ -145,7 +147,7 @@ function makeExec(config: Config, store: Store, parts: ExecParts) {
     ids,
     drivers,
     pool: {
-      memoryMbMax: memoryMbFor(config.exec.memoryBytesMax),
+      memoryMbMax: memoryMbFor(config.exec.memoryBytesMax, config.exec.spareWorkers * spareMb),
       startsMax: config.exec.startsMax === 0 ? 2 * cpus : config.exec.startsMax,
       cpus,
       waitingPerFnMax: config.limits.waitingPerFnMax,

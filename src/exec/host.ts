@@ -9,13 +9,19 @@ const headroomMbMax = 5 * 1024
 
 /**
  * Memory that instances may take together, in MB: `bytesMax` if set, and never more than the host's
- * memory, or that of the cgroup fnd runs in, less the headroom.
+ * memory, or that of the cgroup fnd runs in, less the headroom and what is held in reserve.
  */
-export function memoryMbFor(bytesMax: number): number {
+export function memoryMbFor(bytesMax: number, reserveMb: number): number {
   const hostMb = Math.floor(Math.min(totalmem(), cgroupLimitBytes()) / mib)
   const headroomMb = Math.min(headroomMbMax, Math.max(headroomMbMin, Math.floor(hostMb / 10)))
-  const availableMb = Math.max(0, hostMb - headroomMb)
+  const availableMb = Math.max(0, hostMb - headroomMb - reserveMb)
   return bytesMax === 0 ? availableMb : Math.min(availableMb, Math.floor(bytesMax / mib))
+}
+
+/** What a process that fnd starts may be allowed at most: fnd's own hard limit of open files. */
+export function openFilesHardMax(): number {
+  const line = /^Max open files +\S+ +(\d+)/m.exec(readIfThere('/proc/self/limits'))
+  return line === null ? Number.POSITIVE_INFINITY : Number(line[1])
 }
 
 /** Above this share of busy time the cores count as full. */

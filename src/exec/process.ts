@@ -13,6 +13,7 @@ import { Cell, type CellHost, type CellSpec } from './cell.ts'
 import { type Cgroup, openCgroups } from './cgroup.ts'
 import { Reaper } from './child.ts'
 import type { Driver, FnSpec, Instance, Isolation, OutputSink } from './driver.ts'
+import { openFilesHardMax } from './host.ts'
 import { isolationOf } from './isolation.ts'
 import { SyscallError } from './libc.ts'
 import { killAll, pidsWithEnv, pidsWithUid } from './proc.ts'
@@ -91,7 +92,8 @@ export class ProcessDriver implements Driver {
     killAll(pidsWithEnv(`FN_LISTENER=unix:${socketsDir}/`))
     rmSync(socketsDir, { recursive: true, force: true })
     mkdirSync(socketsDir, { recursive: true, mode: 0o700 })
-    const { pidsMax, openFilesMax, tmpBytesMax } = options.config
+    const { pidsMax, tmpBytesMax } = options.config
+    const openFilesMax = Math.min(options.config.openFilesMax, openFilesHardMax())
     const host: CellHost = {
       sandbox,
       cgroups: groups.cgroups,
