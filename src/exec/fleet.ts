@@ -116,6 +116,8 @@ export class Fleet<C extends object> {
   freeSlots = 0
   /** Memory of idle instances that may be evicted, as the pool last added it to its sum. */
   evictableMb = 0
+  /** When an arrival last made the pool look at scaling. */
+  scaledAtMs = Number.NEGATIVE_INFINITY
   /** Since when the expected wait is above a start's cost; undefined while it is not. */
   pressedSinceMs: number | undefined
   startFailures = 0

@@ -25,21 +25,41 @@ export function openFilesHardMax(): number {
 }
 
 /** Above this share of busy time the cores count as full. */
-const saturatedShare = 0.92
+const coresShareMax = 0.85
+/** Above this share of one core fnd itself is what calls wait for: it runs on one thread. */
+const ownShareMax = 0.85
 
-/** How busy the host's cores are, from one look to the next (proc(5), `/proc/stat`). */
+/**
+ * Whether more instances could run at all, from one look to the next: not while the host's cores
+ * are full (proc(5), `/proc/stat`), nor while fnd's own thread is.
+ */
 export class Cores {
   #busyTicks = 0
   #allTicks = 0
+  #own = process.cpuUsage()
+  #lookedAtMs = performance.now()
 
-  /** Whether they were full since the last look. */
   look(): boolean {
+    const isOwnFull = this.#isOwnFull()
+    return this.#areAllFull() || isOwnFull
+  }
+
+  #isOwnFull(): boolean {
+    const { user, system } = process.cpuUsage(this.#own)
+    const nowMs = performance.now()
+    const share = (user + system) / 1000 / (nowMs - this.#lookedAtMs)
+    this.#own = process.cpuUsage()
+    this.#lookedAtMs = nowMs
+    return share > ownShareMax
+  }
+
+  #areAllFull(): boolean {
     const ticks =
       readIfThere('/proc/stat').split('\n', 1)[0]?.split(/ +/).slice(1, 9).map(Number) ?? []
     const all = ticks.reduce((sum, one) => sum + one, 0)
     // The fourth and fifth are idle time, without and with a disk to wait for.
     const busy = all - (ticks[3] ?? 0) - (ticks[4] ?? 0)
-    const isFull = busy - this.#busyTicks > saturatedShare * (all - this.#allTicks)
+    const isFull = busy - this.#busyTicks > coresShareMax * (all - this.#allTicks)
     this.#busyTicks = busy
     this.#allTicks = all
     return isFull

@@ -46,6 +46,9 @@ export interface PoolStats {
  * process, so that a growing backlog is met as fast as instances can come. */
 export const rescaleMs = 50
 
+/** Between two looks at scaling for arrivals of one function. */
+const rescaleMsMin = 5
+
 const noEffects: readonly never[] = Object.freeze([])
 
 export class Pool<C extends object> {
@@ -140,8 +143,12 @@ export class Pool<C extends object> {
     this.#waiters.set(call, waiter)
     this.#hungry.add(fleet)
     this.#waitWakeMs = Math.min(this.#waitWakeMs, nowMs + rescaleMs)
-    // The age of running calls is left to `tick`, which need not look at them for each arrival.
-    while (this.#maybeStart(fleet, nowMs, 0));
+    // The age of running calls is left to `tick`, which need not look at them for each arrival. Nor
+    // does an arrival say much more than the one before it, once there is an instance per core.
+    if (fleet.usable < this.#limits.cpus || nowMs - fleet.scaledAtMs >= rescaleMsMin) {
+      fleet.scaledAtMs = nowMs
+      while (this.#maybeStart(fleet, nowMs, 0));
+    }
     return 'waiting'
   }
 
@@ -341,6 +348,7 @@ export class Pool<C extends object> {
       runMsUncrowded: fleet.runTimeUncrowded.ms,
       oldestMs,
       startMs: fleet.startTime.ms ?? startMsDefault,
+      oldestWaitMs: fleet.firstWaiter === undefined ? 0 : nowMs - fleet.firstWaiter.sinceMs,
       isSaturated: this.isSaturated,
       pressedMs: 0,
     }

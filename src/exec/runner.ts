@@ -58,8 +58,8 @@ export interface RunnerOptions {
 
 /** How often deadlines, idle timeouts and waiting calls are looked at. */
 const sweepMs = 50
-/** Sweeps between looks at the cores: a quarter of a second, 25 ticks of the kernel's clock. */
-const coresEvery = 5
+/** Sweeps between looks at the cores: ten ticks of the kernel's clock, and `settleMs`. */
+const coresEvery = 2
 /** An instance that is told to go gets this long before it is killed. */
 const stopGraceMs = 500
 /** How long to wait for the reason of an instance's death before its callers are answered. */

@@ -36,6 +36,10 @@ export const patienceMs = 2000
 /** Run time above this multiple of what it was on one instance per core: the cores are full. */
 export const stretchMax = 1.5
 
+/** A call must have waited this long before its function gets more than an instance per core: where
+ * nobody waits longer there is nothing to mend, and by then it is known whether the cores are full. */
+export const settleMs = 100
+
 /** The same where the host's cores have nothing left to give: one more instance takes its time
  * from the others, and helps only if its calls mostly wait. */
 export const saturatedPatienceMs = 10_000
@@ -47,6 +51,8 @@ export interface Pressure {
   readonly starting: number
   readonly concurrency: number
   readonly cpus: number
+  /** How long the call at the front of the queue has waited. */
+  readonly oldestWaitMs: number
   /** The host's cores are busy, with whatever it is. */
   readonly isSaturated: boolean
   /** Smoothed run time; undefined until `runSamplesMin` calls have ended. */
@@ -75,6 +81,7 @@ export function wantsStart(p: Pressure): boolean {
   if (waitMs === undefined) return p.instances < p.cpus
   if (waitMs <= p.startMs) return false
   if (p.instances < p.cpus) return true
+  if (p.oldestWaitMs < settleMs) return false
   if (p.isSaturated) return p.pressedMs > saturatedPatienceMs
   if (p.runMs === undefined) return true
   if (p.runMsUncrowded !== undefined && p.runMs > stretchMax * p.runMsUncrowded) {

@@ -14,6 +14,7 @@ const base: Pressure = {
   startMs: 100,
   pressedMs: 0,
   isSaturated: false,
+  oldestWaitMs: 100,
 }
 
 describe('wantsStart', () => {
@@ -34,6 +35,8 @@ describe('wantsStart', () => {
     ['quick: expected to last', { runMs: 5, waiting: 1000 }, true],
     ['quick: has lasted', { runMs: 5, waiting: 60, pressedMs: 1900 }, true],
     ['stretched: the cores are full', { runMs: 80, waiting: 1000 }, false],
+    ['nobody has waited long', { oldestWaitMs: 99, waiting: 1000 }, false],
+    ['nobody has waited long, below one per core', { oldestWaitMs: 0, instances: 1 }, true],
     ['saturated: cores have nothing to give', { isSaturated: true, waiting: 1000 }, false],
     ['saturated, below one per core', { isSaturated: true, instances: 1 }, true],
     ['saturated for very long', { isSaturated: true, waiting: 1000, pressedMs: 10_001 }, true],
