@@ -58,6 +58,8 @@ export interface RunnerOptions {
 
 /** How often deadlines, idle timeouts and waiting calls are looked at. */
 const sweepMs = 50
+/** Calls that run or wait for this long are worth the cost of hearing that their caller left. */
+const watchedFromMs = 100
 /** Sweeps between looks at the cores: ten ticks of the kernel's clock, and `settleMs`. */
 const coresEvery = 2
 /** An instance that is told to go gets this long before it is killed. */
@@ -338,7 +340,7 @@ export class Runner {
     const nowMs = this.#now()
     for (const call of this.#calls.copy()) {
       if (call.placedMs > 0 && call.deadlineMs <= nowMs) call.exchange?.abort('timed-out')
-      if (!call.isWatched) this.#watchCaller(call)
+      if (!call.isWatched && nowMs - call.arrivedMs >= watchedFromMs) this.#watchCaller(call)
     }
     this.#sweeps += 1
     if (this.#sweeps % coresEvery === 0) this.#pool.isSaturated = this.#options.isSaturated()
@@ -351,7 +353,7 @@ export class Runner {
     }
   }
 
-  /** Only calls that outlive a sweep are watched; shorter ones end before it would matter. */
+  /** Only calls of some age are watched; shorter ones end before it would matter. */
   #watchCaller(call: ActiveCall): void {
     call.isWatched = true
     const { signal } = call.request.caller
