@@ -30,7 +30,6 @@ const table = {
   'feature-removed': { status: 410, message: '' },
   internal: { status: 500, message: 'internal server error' },
   'shutting-down': { status: 503, message: 'Server is shutting down', retryAfterS: 5 },
-  'not-ready': { status: 503, message: 'Server is starting', retryAfterS: 1 },
   'disk-full': { status: 507, message: 'The data directory is out of space', retryAfterS: 60 },
   'store-failed': {
     status: 500,

@@ -89,6 +89,9 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     { version, commit, url, data: config.dataDir, isolation: driver.isolation().level },
     `fnd listens on ${url}`,
   )
+  if (config.isAuthOff) {
+    log.warn('no admin token is asked for: anything on this machine may administer, functions too')
+  }
   opening.adopt(withdraw, remove => remove())
   const resources = opening.move()
   const closed = Promise.withResolvers<void>()
@@ -196,6 +199,7 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     routes: store.routes,
     invoker: invocations,
     limits: config.limits,
+    newCallId: () => ids.next(),
     counterOf: (method: string, path: string) => metrics.route(method, path),
   }
   const api = makeApi({

@@ -137,6 +137,13 @@ export function callHeaders(call: ActiveCall): HeaderPairs {
   ]
 }
 
+function uncalledHeaders(id: string): HeaderPairs {
+  return [
+    ['Fn-Call-Id', id],
+    ['Server-Timing', 'queue;dur=0, start;dur=0, run;dur=0'],
+  ]
+}
+
 function serverTiming(call: ActiveCall): string {
   const phases = call.phases(call.answeredMs)
   const queue = hundredths(phases.queueMs)
@@ -182,6 +189,8 @@ export interface CallPlan<Route> {
 export interface CallRouteParts<Route> {
   readonly invoker: Invoker<Route>
   readonly limits: BodyLimits
+  /** For requests that end before they become a call: they too can be asked about by an id. */
+  readonly newCallId: () => string
 }
 
 /**
@@ -206,7 +215,7 @@ export function answerCall<Route>(
       resolve(response)
     }
     const fail = (error: unknown): void => {
-      if (error instanceof FndError) finish(failure(error))
+      if (error instanceof FndError) finish(failure(error, uncalledHeaders(parts.newCallId())))
       else reject(error)
     }
     const send = ({ route, prelude, head }: CallPlan<Route>, incoming: IncomingBody): void => {

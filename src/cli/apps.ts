@@ -120,7 +120,7 @@ function withAppOptions(command: Command): Command {
   return command
     .option('--config <KEY=VALUE>', 'an environment variable of all functions', keyValue)
     .option('--annotation <KEY=JSON>', 'an annotation; repeatable', keyJson)
-    .option('--syslog-url <url>', 'where output of functions goes too')
+    .option('--syslog-url <url>', 'stored for clients of Fn; fnd sends nothing there yet')
 }
 
 function appFieldsFrom(options: AppOptions): Record<string, unknown> {

@@ -33,7 +33,8 @@ function allInstances() {
     routes: { fnById: () => undefined, appByName: () => undefined, fnBySource: () => undefined },
     invoker: { call: () => Promise.reject(new FndError('busy')) },
     limits: { requestBytesMax: 0 },
-  counterOf: () => ({ request: () => undefined, response: () => undefined }),
+    newCallId: () => '',
+    counterOf: () => ({ request: () => undefined, response: () => undefined }),
   }
   const output = new CallOutput({
     limits: { callLogBytesMax: 1000, logBytesMax: 1000 },

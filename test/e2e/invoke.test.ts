@@ -228,6 +228,8 @@ describe('answers', () => {
       await answered(ok(''), `/invoke/${fn.id}`),
       await answered('HTTP/1.1 502 X\r\ncontent-length: 0\r\n\r\n'),
       await answered('garbage\r\n\r\n'),
+      await answered(ok(''), '/invoke/nobody'),
+      await answered(ok(''), '/t/nobody/knows'),
     ]
     for (const reply of answers) {
       expect(header(reply, 'fn-call-id')).toMatch(/^[0-9A-Z]{26}$/)
@@ -235,7 +237,7 @@ describe('answers', () => {
         /^queue;dur=[\d.]+, start;dur=[\d.]+, run;dur=[\d.]+$/,
       )
     }
-    expect(new Set(answers.map(reply => header(reply, 'fn-call-id'))).size).toBe(4)
+    expect(new Set(answers.map(reply => header(reply, 'fn-call-id'))).size).toBe(6)
   })
 
   test('by id keep what the function said, and 200', async () => {
