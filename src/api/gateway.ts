@@ -101,7 +101,7 @@ interface Passed {
   readonly headers: HeaderPairs
 }
 
-/** Replies of one function mostly share their head (`Client.headFrom`), and so what becomes of it. */
+/** Replies of a function mostly share their head (`Client.headFrom`), and so what becomes of it. */
 const passedOn = new WeakMap<readonly string[], Passed>()
 
 /**

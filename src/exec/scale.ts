@@ -36,8 +36,8 @@ export const patienceMs = 2000
 /** Run time above this multiple of what it was on one instance per core: the cores are full. */
 export const stretchMax = 1.5
 
-/** A call must have waited this long before its function gets more than an instance per core: where
- * nobody waits longer there is nothing to mend, and by then it is known whether the cores are full. */
+/** A call must have waited this long before its function gets more than an instance per core:
+ * where nobody waits longer there is nothing to mend, and by then it shows if cores are full. */
 export const settleMs = 100
 
 /** The same where the host's cores have nothing left to give: one more instance takes its time

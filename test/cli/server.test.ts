@@ -30,7 +30,8 @@ const sources = {
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'fnd-cli-'))
   for (const [name, text] of Object.entries(sources)) writeFileSync(join(dir, name), text)
-  env = { XDG_STATE_HOME: join(dir, 'state') }
+  mkdirSync(join(dir, 'tmp'))
+  env = { XDG_STATE_HOME: join(dir, 'state'), TMPDIR: join(dir, 'tmp') }
   const args = ['--listen', '127.0.0.1:0', '--data', join(dir, 'data'), '--log-format', 'json']
   server = spawnCli(args, { cwd: dir, env })
   const lines = lineReader(server.stderr)
@@ -134,7 +135,7 @@ describe('fnd run', () => {
     const failed = await run(['run', 'fails.ts', '-d', 'x'])
     expect(failed.exitCode).toBe(1)
     expect(failed.stderr).toContain('on purpose')
-    const leftovers = readdirSync(tmpdir()).filter(name => name.startsWith('fnd-run-'))
+    const leftovers = readdirSync(join(dir, 'tmp')).filter(name => name.startsWith('fnd-run-'))
     expect(leftovers).toEqual([])
   })
 

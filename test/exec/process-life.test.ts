@@ -10,7 +10,7 @@ import {
   rmSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { Collector, eventually, refusal } from '../contract/driver.ts'
 import { fixtures, Place } from './process-driver.ts'
 
@@ -40,8 +40,29 @@ interface HostReport {
   readonly answers: readonly string[]
 }
 
-async function startHost(dataDir: string, prefix: readonly string[] = []) {
-  const host = Bun.spawn([...prefix, process.execPath, join(fixtures, 'driver-host.ts'), dataDir], {
+const root = resolve(import.meta.dir, '../..')
+const hostProgram = join(fixtures, 'driver-host.ts')
+
+/**
+ * As another user, who may not be allowed to where this tree lies: it is shown to that user under
+ * a directory that is open to all, in a mount namespace of its own.
+ */
+function commandAsNobody(dataDir: string): string[] {
+  const tree = mkdtempSync(join(tmpdir(), 'fnd-tree-'))
+  dirs.push(tree)
+  chmodSync(tree, 0o755)
+  const shown = (path: string) => (path.startsWith(root) ? tree + path.slice(root.length) : path)
+  const user = ['setpriv', `--reuid=${nobody}`, `--regid=${nobody}`, '--clear-groups']
+  const script = 'mount --bind "$0" "$1" && cd "$1" && shift && exec "$@"'
+  const host = [shown(process.execPath), shown(hostProgram), dataDir]
+  return ['unshare', '--mount', 'sh', '-c', script, root, tree, ...user, ...host]
+}
+
+async function startHost(
+  dataDir: string,
+  command: readonly string[] = [process.execPath, hostProgram, dataDir],
+) {
+  const host = Bun.spawn([...command], {
     stdin: 'pipe',
     stdout: 'pipe',
     stderr: 'inherit',
@@ -106,9 +127,7 @@ test.if(isRoot)('without root: limits only, said so, and everything else works',
   const dataDir = newDataDir()
   chownSync(dataDir, nobody, nobody)
   chmodSync(dataDir, 0o755)
-  const user = `--reuid=${nobody}`
-  const group = `--regid=${nobody}`
-  const { host, report } = await startHost(dataDir, ['setpriv', user, group, '--clear-groups'])
+  const { host, report } = await startHost(dataDir, commandAsNobody(dataDir))
   expect(report).toMatchObject({ level: 'process', answers: ['hello', 'hello'] })
   const uid = report.measures.find(measure => measure.name === 'uid')
   expect(uid).toEqual({ name: 'uid', enforced: false, note: 'fnd does not run as root' })
@@ -122,12 +141,11 @@ test.if(isRoot)('without root: limits only, said so, and everything else works',
 test.if(isRoot)('without root: what a killed fnd left is ended by the next', async () => {
   const dataDir = newDataDir()
   chownSync(dataDir, nobody, nobody)
-  const user = ['setpriv', `--reuid=${nobody}`, `--regid=${nobody}`, '--clear-groups']
-  const first = await startHost(dataDir, user)
+  const first = await startHost(dataDir, commandAsNobody(dataDir))
   first.host.kill('SIGKILL')
   await first.host.exited
   await eventually(() => !first.report.pids.some(pid => existsSync(`/proc/${pid}`)), 'gone')
-  const second = await startHost(dataDir, user)
+  const second = await startHost(dataDir, commandAsNobody(dataDir))
   second.host.stdin.end()
   await second.host.exited
   expect(processesOf(dataDir)).toEqual([])
