@@ -212,6 +212,7 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     reports,
     token,
     version,
+    counterOf: invoke.counterOf,
     onBug: error => {
       log.fatal({ err: error }, 'a bug in fnd; it ends rather than go on wrongly')
       process.exit(1)

@@ -14,6 +14,7 @@ import type { State } from '../store/state.ts'
 import { adminOnly } from './admin.ts'
 import { makeAuthorize } from './auth.ts'
 import { makeCors, type RequestHandler, withCors } from './cors.ts'
+import { type CounterOf, RequestCount } from './counted.ts'
 import { adminSecurity } from './detail.ts'
 import { makeErrorMapper } from './errors.ts'
 import { type Bundles, bundlesApi } from './fnd/bundles.ts'
@@ -40,6 +41,7 @@ export interface ApiParts {
   readonly version: string
   /** Must end the process: the program is in a state that its author ruled out. */
   readonly onBug: (error: AssertionError) => void
+  readonly counterOf: CounterOf
   /** Open to everyone: calls, health, metrics. */
   readonly extra: readonly AnyElysia[]
   /** Behind the admin token: logs. */
@@ -69,13 +71,10 @@ export function makeApi(parts: ApiParts): AnyElysia {
     // Elysia otherwise assumes a host name of at least four characters.
     handler: { standardHostname: false },
   })
-  app.onError(({ error, request }) => mapError(error, request))
-  app.use(appsApi(admin))
-  app.use(fnsApi(admin))
-  app.use(triggersApi(admin))
-  app.use(callsApi(admin))
-  app.use(bundlesApi(admin))
-  app.use(nodeApi(admin))
+  const count = new RequestCount(parts.counterOf)
+  app.onError(({ error, request }) => count.failed(request, mapError(error, request)))
+  const resources = [appsApi, fnsApi, triggersApi, callsApi, bundlesApi, nodeApi]
+  for (const resource of resources) app.use(count.over(resource(admin)))
   for (const instance of parts.extraAdmin) {
     app.use(
       new Elysia({ detail: { security: adminSecurity } }).use(adminOnly(authorize)).use(instance),

@@ -10,6 +10,7 @@ import { type Config, readConfig } from '../../src/config.ts'
 import type { AssertionError } from '../../src/errors.ts'
 import { IdSource } from '../../src/ids.ts'
 import { openStore, type Store } from '../../src/store/replica.ts'
+import { Metrics } from '../../src/watch/metrics.ts'
 
 export const token = 'a-token-for-tests-0123456789'
 
@@ -29,6 +30,7 @@ export interface CallOptions {
 
 export interface Harness extends AsyncDisposable {
   readonly app: AnyElysia
+  readonly metrics: Metrics
   readonly store: Store
   readonly config: Config
   readonly bugs: AssertionError[]
@@ -72,6 +74,7 @@ export async function openApi(options: HarnessOptions = {}): Promise<Harness> {
       throw error
     },
   })
+  const metrics = new Metrics({ clock: systemClock, version: '0.0.0-test', commit: 'none' })
   const bugs: AssertionError[] = []
   const logLines: string[] = []
   const app = makeApi({
@@ -88,12 +91,14 @@ export async function openApi(options: HarnessOptions = {}): Promise<Harness> {
     },
     token,
     version: '0.0.0-test',
+    counterOf: (method, path) => metrics.route(method, path),
     onBug: error => void bugs.push(error),
     extra: options.extra ?? [openRoutes()],
     extraAdmin: options.extraAdmin ?? [],
   })
   return {
     app,
+    metrics,
     store,
     config: read.config,
     bugs,
