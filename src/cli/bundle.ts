@@ -199,7 +199,9 @@ function programEntry(
   const names = executables.map(file => file.path).join(', ')
   throw new CliError(
     'usage',
-    executables.length === 0 ? `${path} has no executable file` : `which of ${names} is it?`,
+    executables.length === 0
+      ? `${path} has no executable file at its top`
+      : `which of ${names} is it?`,
     { hint: 'name it with --entry <file>' },
   )
 }

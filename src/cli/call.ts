@@ -72,8 +72,9 @@ export async function invoke(
     ...(body === undefined ? {} : { body }),
   })
   const callId = response.headers.get('fn-call-id')
-  if (session.isJson) {
-    await session.print(await answerJson(response, callId), () => '')
+  const shown = session.isJson ? await answerJson(response, callId) : undefined
+  if (shown !== undefined) {
+    await session.print(shown, () => '')
   } else if (response.ok) {
     let lastByte: number | undefined
     for await (const chunk of response.body ?? []) {
@@ -84,7 +85,7 @@ export async function invoke(
     if (session.terminal.isOutTty && lastByte !== 0x0a) await session.terminal.write('\n')
   }
   if (!response.ok) {
-    const text = session.isJson ? '' : await response.text()
+    const text = shown === undefined ? await response.text() : (shown.body ?? '')
     throw callFailure(response, callId, text)
   }
 }
@@ -108,7 +109,7 @@ function callFailure(response: Response, callId: string | null, text: string): C
   const retryAfter = response.headers.get('retry-after')
   const hint =
     response.status === 401
-      ? 'the app asks for a key; give it with -H'
+      ? 'the app asks for a key; give it with: -H "Fnd-Invoke-Key: <key>"'
       : retryAfter !== null
         ? `try again in ${retryAfter} s`
         : `see what it printed: fnd logs ${callId ?? '<app>/<function>'}`
@@ -117,7 +118,17 @@ function callFailure(response: Response, callId: string | null, text: string): C
   })
 }
 
-async function answerJson(response: Response, callId: string | null): Promise<unknown> {
+/** What `--json` prints. */
+interface AnswerJson {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string>>
+  readonly call_id: string | null
+  readonly body?: string
+  /** Instead of `body` where it is not UTF-8. */
+  readonly body_base64?: string
+}
+
+async function answerJson(response: Response, callId: string | null): Promise<AnswerJson> {
   const bytes = await response.bytes()
   const common = {
     status: response.status,

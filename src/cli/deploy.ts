@@ -23,7 +23,7 @@ export function addDeploy(program: Command, host: Host): void {
     .description('upload code as a function and give it an address')
     .argument('<file-or-dir>', 'TypeScript or JavaScript, or with --exec an executable')
     .option('--app <app>', 'the app; default: the name of the directory given, else "default"')
-    .option('--name <name>', 'the function; default: the name of the file')
+    .option('--name <name>', 'the function; default: the name of the file or directory')
     .option('--path <source>', 'where it answers below /t/<app>; default /<name>')
     .option('--no-trigger', 'no address of its own; it is called by id')
     .option('--exec', 'the file, or a file in the directory, is a program to run')

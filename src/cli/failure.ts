@@ -36,4 +36,11 @@ export class CliError extends Error {
     this.hint = options.hint
     this.files = options.files ?? []
   }
+
+  /** What to print: one line of JSON, or a line for each thing to say. */
+  lines(isJson: boolean): readonly string[] {
+    const { message, reason, hint } = this
+    if (isJson) return [JSON.stringify({ error: { message, reason, hint } })]
+    return [`error: ${message}`, ...(hint === undefined ? [] : [`hint: ${hint}`])]
+  }
 }

@@ -34,6 +34,10 @@ export function makeProgram(host: Host): Command {
     })
     .configureOutput({
       writeErr: text => host.terminal.note(text.trimEnd()),
+      outputError: (text, write) => {
+        const failure = new CliError('usage', text.trim().replace(/^error: /, ''))
+        write(isJson(host) ? failure.lines(true).join('\n') : text)
+      },
     })
     .showSuggestionAfterError()
     .exitOverride()
@@ -59,6 +63,11 @@ export function makeProgram(host: Host): Command {
   return program
 }
 
+/** Faults of usage come before the options are known to Commander. */
+function isJson(host: Host): boolean {
+  return host.argv.includes('--json')
+}
+
 /** Runs one command line and returns its exit code. */
 export async function runCli(host: Host): Promise<number> {
   const program = makeProgram(host)
@@ -77,13 +86,7 @@ export async function runCli(host: Host): Promise<number> {
 function report(host: Host, error: unknown): number {
   const failure = error instanceof CliError ? error : cliErrorFrom(error)
   if (failure === undefined) throw error
-  if (host.argv.includes('--json')) {
-    const body = { message: failure.message, reason: failure.reason, hint: failure.hint }
-    host.terminal.note(JSON.stringify({ error: body }))
-  } else {
-    host.terminal.note(`error: ${failure.message}`)
-    if (failure.hint !== undefined) host.terminal.note(`hint: ${failure.hint}`)
-  }
+  for (const line of failure.lines(isJson(host))) host.terminal.note(line)
   return exitCodes[failure.reason]
 }
 

@@ -45,9 +45,10 @@ export async function release(
   const { client } = session
   await using packed = await packBundle(content)
   await upload(session, packed)
+  const findOwnApp = () => findApp(client, options.app)
   const app =
-    (await findApp(client, options.app)) ??
-    ((await client.json('POST', '/v2/apps', { name: options.app })) as WireApp)
+    (await findOwnApp()) ??
+    ((await made(client.json('POST', '/v2/apps', { name: options.app }), findOwnApp)) as WireApp)
   const { fn, invokeUrl } = await putFn(client, app, options, `bundle:${packed.id}`)
   const trigger = options.trigger ? await putTrigger(client, app, fn, options) : undefined
   const source = trigger?.source
@@ -61,6 +62,23 @@ export async function release(
         ? null
         : (endpointOf(trigger, httpEndpoint) ?? `${client.url}/t/${app.name}${source}`),
     invoke_url: invokeUrl,
+  }
+}
+
+/** Another deploy at the same time may have made the same meanwhile: then that is the one. */
+async function made(
+  making: Promise<unknown>,
+  find: () => Promise<unknown>,
+): Promise<unknown> {
+  try {
+    return await making
+  } catch (error) {
+    if (!(error instanceof CliError) || !/already exists|exists on this app/.test(error.message)) {
+      throw error
+    }
+    const found = await find()
+    if (found === undefined) throw error
+    return found
   }
 }
 
@@ -103,11 +121,17 @@ async function putFn(
   image: string,
 ): Promise<{ fn: WireFn; invokeUrl: string }> {
   const fields = { image, ...fnFieldsFrom(options) }
-  const old = await findFn(client, app.id, options.name)
+  const put = ({ id }: WireFn) => client.json('PUT', `/v2/fns/${id}`, fields)
+  const find = () => findFn(client, app.id, options.name)
+  const old = await find()
+  const whole = { app_id: app.id, name: options.name, ...fields }
   const fn =
     old === undefined
-      ? await client.json('POST', '/v2/fns', { app_id: app.id, name: options.name, ...fields })
-      : await client.json('PUT', `/v2/fns/${old.id}`, fields)
+      ? await made(client.json('POST', '/v2/fns', whole), async () => {
+          const other = await find()
+          return other === undefined ? undefined : put(other)
+        })
+      : await put(old)
   // Derived annotations come with create, get and list, as in Fn, and not with the answer to PUT.
   const shown = old ?? (fn as WireFn)
   const invokeUrl = endpointOf(shown, invokeEndpoint) ?? `${client.url}/invoke/${shown.id}`
@@ -120,16 +144,19 @@ async function putTrigger(
   fn: WireFn,
   options: ReleaseOptions,
 ): Promise<WireTrigger> {
-  const existing = await listTriggers(client, app.id, fn.id)
   const source = options.path === undefined ? undefined : `/${options.path.replace(/^\/+/, '')}`
-  const same = existing.find(one => source === undefined || one.source === source)
+  const isWanted = (one: WireTrigger) => source === undefined || one.source === source
+  const existing = await listTriggers(client, app.id, fn.id)
+  const same = existing.find(isWanted)
   if (same !== undefined) return same
   const named = existing.find(one => one.name === options.name)
   try {
     if (named === undefined) {
       const fields = { app_id: app.id, fn_id: fn.id, type: 'http', name: options.name }
       const body = { ...fields, source: source ?? `/${options.name}` }
-      return (await client.json('POST', '/v2/triggers', body)) as WireTrigger
+      return (await made(client.json('POST', '/v2/triggers', body), async () => {
+        return (await listTriggers(client, app.id, fn.id)).find(isWanted)
+      })) as WireTrigger
     }
     await client.json('PUT', `/v2/triggers/${named.id}`, { source })
     return (await client.json('GET', `/v2/triggers/${named.id}`)) as WireTrigger

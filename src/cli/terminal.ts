@@ -1,3 +1,4 @@
+import { fstatSync, statSync } from 'node:fs'
 import type { Writable } from 'node:stream'
 
 /** Standard input, output and error of this process. */
@@ -34,6 +35,14 @@ export class Terminal {
     if (!this.isErrTty) return
     this.#progress = text.slice(0, (process.stderr.columns ?? 80) - 1)
     process.stderr.write(`\r\u001b[K${this.#progress}`)
+  }
+
+  /** Whether output or errors are being written to this file. */
+  writesTo(path: string): boolean {
+    const file = statSync(path, { throwIfNoEntry: false })
+    if (file === undefined) return false
+    const own = [process.stdout.fd, process.stderr.fd].map(fd => fstatSync(fd))
+    return own.some(({ dev, ino }) => dev === file.dev && ino === file.ino)
   }
 
   clearProgress(): void {

@@ -3,6 +3,7 @@ import { dirname, join, resolve } from 'node:path'
 import { type BundleContent, isDataDir } from './bundle.ts'
 import { CliError } from './failure.ts'
 import type { Session } from './session.ts'
+import type { Terminal } from './terminal.ts'
 
 /** Editors save in several steps; what comes within this belongs to one save. */
 const settleMs = 60
@@ -23,7 +24,7 @@ export async function deployOnChange(
   const full = resolve(path)
   if (!existsSync(full)) throw new CliError('usage', `there is no file or directory ${path}`)
   const isDir = statSync(full).isDirectory()
-  const watched = new Watched()
+  const watched = new Watched(session.terminal)
   let dirs = [isDir ? full : dirname(full)]
   let inputs: readonly string[] = []
   let isTree = false
@@ -39,8 +40,7 @@ export async function deployOnChange(
       watched.checkSince(startedMs, filesOf(content))
     } catch (error) {
       if (!(error instanceof CliError) || error.reason === 'unauthorized') throw error
-      session.terminal.note(`error: ${error.message}`)
-      if (error.hint !== undefined) session.terminal.note(`hint: ${error.hint}`)
+      for (const line of error.lines(session.isJson)) session.terminal.note(line)
       // Nobody knows which file mends it: a missing one, perhaps.
       const faulty = error.files.map(file => dirname(file))
       watched.look([...new Set([...dirs, ...faulty])], isTree, undefined)
@@ -58,11 +58,16 @@ function filesOf(content: BundleContent): string[] {
 
 /** A set of directories under watch, and a promise for the next change that matters. */
 class Watched {
+  readonly #terminal: Terminal
   readonly #watchers = new Map<string, FSWatcher>()
   /** Files that matter; undefined: all. */
   #inputs: ReadonlySet<string> | undefined
   #timer: Timer | undefined
   #resolve: (() => void) | undefined
+
+  constructor(terminal: Terminal) {
+    this.#terminal = terminal
+  }
 
   /** Begins before a deploy, so that a save during it is not lost. */
   changed(): Promise<void> {
@@ -91,7 +96,8 @@ class Watched {
   checkSince(startedMs: number, files: readonly string[]): void {
     const isNewer = files.some(file => {
       const stat = statSync(file, { throwIfNoEntry: false })
-      return stat !== undefined && stat.mtimeMs > startedMs - clockTickMs
+      if (stat === undefined || stat.mtimeMs <= startedMs - clockTickMs) return false
+      return !this.#terminal.writesTo(file)
     })
     if (isNewer) this.#settle()
   }
@@ -99,7 +105,9 @@ class Watched {
   #event(dir: string, name: string | null): void {
     if (name !== null) {
       if (this.#inputs?.has(resolve(dir, name)) === false) return
-      // A server that keeps its data here writes at every deploy, which would go on for ever.
+      // What is written here at every deploy would go on for ever: this command's own output, sent
+      // to a file, and the data of a server.
+      if (this.#terminal.writesTo(resolve(dir, name))) return
       const [top = ''] = name.split('/')
       if (name.includes('/') && isDataDir(join(dir, top))) return
     }

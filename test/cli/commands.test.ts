@@ -127,6 +127,9 @@ describe('call', () => {
       'error: 502 function failed (call 01KAB3D5Y00000000000000012)\n' +
         'hint: see what it printed: fnd logs 01KAB3D5Y00000000000000012\n',
     )
+    const asJson = await run(['call', 'shop/pay', '-d', 'fail', '--json'])
+    expect(JSON.parse(asJson.stdout)).toMatchObject({ status: 502 })
+    expect(JSON.parse(asJson.stderr).error.message).toContain('502 function failed (call 01K')
   })
 })
 
@@ -210,6 +213,9 @@ describe('exit codes', () => {
         hint: 'did you mean shop?',
       },
     })
+    const wrong = await run(['call', 'shop/pay', '-H', 'x', '--json'])
+    expect(wrong).toMatchObject({ exitCode: 2, stdout: '' })
+    expect(JSON.parse(wrong.stderr).error).toMatchObject({ reason: 'usage' })
   })
 
   test('a closed pipe ends a list in peace', async () => {

@@ -12,6 +12,7 @@ import {
   cpSync,
   mkdirSync,
   mkdtempSync,
+  readFileSync,
   renameSync,
   rmSync,
   symlinkSync,
@@ -22,7 +23,7 @@ import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { extract } from 'tar-stream'
 import { type FixtureServer, startFixtureServer } from './fixture-server.ts'
-import { lineReader, runCli, spawnCli } from './run-cli.ts'
+import { bareEnv, cliMain, lineReader, runCli, spawnCli } from './run-cli.ts'
 
 // Each test starts processes, on a machine that may be busy with others.
 setDefaultTimeout(60_000)
@@ -307,6 +308,27 @@ describe('deploy --watch', () => {
     expect(server.bundles.size).toBe(3)
     child.kill()
     await child.exited
+  })
+
+  test('what it prints itself, into a file beside the source, is no change of it', async () => {
+    const root = tree({ 'a.ts': 'export default =\n' })
+    const script = 'exec "$0" "$@" 2>faults.log'
+    const command = ['/bin/sh', '-c', script, process.execPath, cliMain]
+    const child = Bun.spawn([...command, 'deploy', '--watch', '--json', 'a.ts'], {
+      cwd: root,
+      env: bareEnv({ server }),
+      stdout: 'pipe',
+    })
+    const faults = () => readFileSync(join(root, 'faults.log'), 'utf8').trim().split('\n')
+    const lines = lineReader(child.stdout)
+    // Long enough for a loop to show itself, whose turns take a tenth of a second.
+    await Bun.sleep(1000)
+    writeFileSync(join(root, 'a.ts'), 'export default () => 1\n')
+    expect(JSON.parse(await lines()).fn).toBe('a')
+    child.kill()
+    await child.exited
+    expect(faults().length).toBeLessThan(4)
+    expect(JSON.parse(faults()[0] ?? '').error).toMatchObject({ reason: 'failed' })
   })
 
   test('begins with a broken source, and a directory counts as a whole', async () => {

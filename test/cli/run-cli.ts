@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import type { FixtureServer } from './fixture-server.ts'
 
-const main = join(import.meta.dir, '..', '..', 'src', 'main.ts')
+export const cliMain = join(import.meta.dir, '..', '..', 'src', 'main.ts')
 
 export interface CliResult {
   readonly exitCode: number
@@ -29,7 +29,7 @@ export function bareEnv(options: CliOptions): Record<string, string> {
 }
 
 export function spawnCli(args: readonly string[], options: CliOptions = {}) {
-  return Bun.spawn([process.execPath, main, ...args], {
+  return Bun.spawn([process.execPath, cliMain, ...args], {
     env: bareEnv(options),
     cwd: options.cwd ?? '/tmp',
     stdin: options.stdin === undefined ? 'ignore' : new Blob([options.stdin]),

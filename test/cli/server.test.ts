@@ -70,6 +70,18 @@ describe('a server of the same user', () => {
     expect((await run(['logs', 'default/hello'])).stdout).toContain('greeting')
   })
 
+  test('deploys at the same time share what the first of them makes', async () => {
+    const deploys = ['hello.ts', 'web.ts', 'hello.ts', 'web.ts'].map(file =>
+      run(['deploy', file, '--app', 'herd', '--json']),
+    )
+    const results = await Promise.all(deploys)
+    expect(results.map(({ exitCode, stderr }) => ({ exitCode, stderr }))).toEqual(
+      results.map(() => ({ exitCode: 0, stderr: '' })),
+    )
+    const ids = results.map(({ stdout }) => JSON.parse(stdout).fn_id)
+    expect(new Set(ids).size).toBe(2)
+  })
+
   test('the web form behind its address', async () => {
     const { stdout } = await run(['deploy', 'web.ts', '--path', '/a/b', '--json'])
     const answer = await fetch(JSON.parse(stdout).url)
