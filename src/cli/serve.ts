@@ -59,6 +59,7 @@ export async function openNode(config: Config): Promise<{ node: FndNode; logger:
     import('../node.ts'),
   ])
   const logger = await makeLogger(config.log)
+  endOnBugs(logger)
   try {
     return { node: await startNode(config, logger), logger }
   } catch (error) {
@@ -68,6 +69,19 @@ export async function openNode(config: Config): Promise<{ node: FndNode; logger:
       cause: error,
     })
   }
+}
+
+/**
+ * While the main module awaits, Bun prints an error that nobody caught and carries on. What it
+ * interrupted would stay half done, and calls would wait for it for ever.
+ */
+function endOnBugs(logger: Logger): void {
+  const end = (error: unknown): void => {
+    logger.fatal({ err: error }, 'a bug in fnd; it ends rather than go on wrongly')
+    process.exit(1)
+  }
+  process.on('uncaughtException', end)
+  process.on('unhandledRejection', end)
 }
 
 /** The first signal stops in order, the second at once. */

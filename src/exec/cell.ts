@@ -8,7 +8,7 @@ import { assert } from '../errors.ts'
 import type { Cgroup, Cgroups } from './cgroup.ts'
 import { Child, type Reaper } from './child.ts'
 import type { Exit } from './driver.ts'
-import { makePipe } from './libc.ts'
+import { isSystemError, makePipe } from './libc.ts'
 import {
   catchesTermination,
   killAll,
@@ -84,9 +84,9 @@ export class Cell {
     this.#socketsDir = isNamespaced ? undefined : join(host.socketsDir, spec.name)
     this.listener = `unix:${this.#socketsDir ?? '/tmp/iofs'}/lsnr.sock`
     this.#uid = host.uids.take()
-    if (this.#socketsDir !== undefined) mkdirSync(this.#socketsDir, { mode: 0o700 })
     this.#cgroup = cgroup
     try {
+      if (this.#socketsDir !== undefined) mkdirSync(this.#socketsDir, { mode: 0o700 })
       if (spec.memoryBytesMax !== undefined) this.limitMemory(spec.memoryBytesMax)
       const { child, stdinFd } = this.#spawn(spec)
       this.child = child
@@ -98,26 +98,42 @@ export class Cell {
     this.#joined = cgroup === undefined ? this.#join() : Promise.resolve()
     this.gone = this.child.ended.then(async exit => {
       await this.#joined
-      const kills = this.#cgroup?.outOfMemoryKills() ?? 0
+      const kills = this.#outOfMemoryKills()
       await this.#release()
       const isKilled = exit.signal === 'SIGKILL'
       return { ...exit, outOfMemory: this.#isOverMemory || (isKilled && kills > 0) }
     })
   }
 
+  /** 0 when the kernel cannot be asked, say for want of a descriptor. */
+  #outOfMemoryKills(): number {
+    try {
+      return this.#cgroup?.outOfMemoryKills() ?? 0
+    } catch (cause) {
+      if (!isSystemError(cause)) throw cause
+      return 0
+    }
+  }
+
   #spawn(spec: CellSpec): { child: Child; stdinFd: number } {
     const { sandbox, limits, reaper } = this.#host
-    const stdout = makePipe()
-    const stderr = makePipe()
-    const stdin = spec.hasStdin ? makePipe({ blocks: true }) : { readFd: -1, writeFd: -1 }
-    if (sandbox.level === 'namespaces') {
-      // So that the process can open /dev/stdout again by its path.
-      for (const { writeFd } of [stdout, stderr]) fchownSync(writeFd, this.#uid, this.#uid)
+    const opened: number[] = []
+    const open = (blocks: boolean) => {
+      const pipe = makePipe({ blocks })
+      opened.push(pipe.readFd, pipe.writeFd)
+      return pipe
     }
-    const closing = [stdout.writeFd, stderr.writeFd, stdin.readFd]
-    const cgroupFds = this.#cgroup?.openJoinFds() ?? []
-    closing.push(...cgroupFds)
+    let kept: readonly number[] = []
     try {
+      const stdout = open(false)
+      const stderr = open(false)
+      const stdin = spec.hasStdin ? open(true) : { readFd: -1, writeFd: -1 }
+      if (sandbox.level === 'namespaces') {
+        // So that the process can open /dev/stdout again by its path.
+        for (const { writeFd } of [stdout, stderr]) fchownSync(writeFd, this.#uid, this.#uid)
+      }
+      const cgroupFds = this.#cgroup?.openJoinFds() ?? []
+      opened.push(...cgroupFds)
       const pid = sandbox.spawn({
         ...spec,
         env: { ...spec.env, FN_LISTENER: this.listener },
@@ -129,20 +145,24 @@ export class Cell {
         uid: this.#uid,
       })
       const fds = { stdout: stdout.readFd, stderr: stderr.readFd }
+      kept = [stdout.readFd, stderr.readFd, stdin.writeFd]
       return { child: new Child(pid, fds, reaper), stdinFd: stdin.writeFd }
-    } catch (cause) {
-      closing.push(stdout.readFd, stderr.readFd, stdin.writeFd)
-      throw cause
     } finally {
-      for (const fd of closing) if (fd >= 0) closeSync(fd)
+      for (const fd of opened) if (!kept.includes(fd)) closeSync(fd)
     }
   }
 
   async #join(): Promise<void> {
-    const cgroup = await this.#host.cgroups?.create(this.name, this.#host.limits.pidsMax)
-    this.#cgroup = cgroup
-    if (this.#memoryBytesMax !== undefined) cgroup?.limitMemory(this.#memoryBytesMax)
-    await cgroup?.join(this.child.pid)
+    try {
+      const cgroup = await this.#host.cgroups?.create(this.name, this.#host.limits.pidsMax)
+      this.#cgroup = cgroup
+      if (this.#memoryBytesMax !== undefined) cgroup?.limitMemory(this.#memoryBytesMax)
+      await cgroup?.join(this.child.pid)
+    } catch (cause) {
+      if (!isSystemError(cause)) throw cause
+      // Nothing runs without its limits. Who waits for this process sees it end.
+      this.kill()
+    }
   }
 
   limitMemory(bytes: number): void {

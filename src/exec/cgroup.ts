@@ -7,6 +7,7 @@
 import { mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { mkdir, rmdir, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
+import { killAll } from './proc.ts'
 
 export interface Cgroup {
   /**
@@ -221,9 +222,9 @@ async function sweep(dirs: readonly string[]): Promise<void> {
     const left = readdirSync(dir, { withFileTypes: true }).filter(entry => entry.isDirectory())
     for (const entry of left) {
       const group = join(dir, entry.name)
-      for (const pid of readFileSync(join(group, 'cgroup.procs'), 'utf8').split('\n')) {
-        if (pid !== '') process.kill(Number(pid), 'SIGKILL')
-      }
+      const pids = readFileSync(join(group, 'cgroup.procs'), 'utf8').split('\n').map(Number)
+      // A process of another pid namespace is listed as 0, which to kill(2) is fnd's own group.
+      killAll(pids.filter(pid => pid > 0))
       await removeDirs([group])
     }
   }

@@ -54,8 +54,10 @@ export class Cores {
   }
 
   #areAllFull(): boolean {
-    const ticks =
-      readIfThere('/proc/stat').split('\n', 1)[0]?.split(/ +/).slice(1, 9).map(Number) ?? []
+    const [line = ''] = readIfThere('/proc/stat').split('\n', 1)
+    // Cannot be read just now; then what the host's cores do stays unknown until the next look.
+    if (line === '') return false
+    const ticks = line.split(/ +/).slice(1, 9).map(Number)
     const all = ticks.reduce((sum, one) => sum + one, 0)
     // The fourth and fifth are idle time, without and with a disk to wait for.
     const busy = all - (ticks[3] ?? 0) - (ticks[4] ?? 0)
@@ -75,12 +77,13 @@ function cgroupLimitBytes(): number {
   return Number.POSITIVE_INFINITY
 }
 
+/** Empty when it is not there, or not to be had now: none of these files is worth a failure. */
 function readIfThere(path: string): string {
   try {
     return readFileSync(path, 'utf8').trim()
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException
-    if (code === 'ENOENT' || code === 'EACCES') return ''
+    if (['ENOENT', 'EACCES', 'EMFILE', 'ENFILE'].includes(code ?? '')) return ''
     throw cause
   }
 }

@@ -218,6 +218,12 @@ export class SyscallError extends Error {
   }
 }
 
+/** Whether the kernel refused something: for want of a resource, say. Everything else is a bug. */
+export function isSystemError(cause: unknown): cause is Error {
+  if (cause instanceof SyscallError) return true
+  return cause instanceof Error && 'syscall' in cause && 'code' in cause
+}
+
 function errnoName(errno: number): string {
   const names: Readonly<Record<number, string>> = {
     1: 'EPERM',

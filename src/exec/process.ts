@@ -15,7 +15,7 @@ import { Reaper } from './child.ts'
 import type { Driver, FnSpec, Instance, Isolation, OutputSink } from './driver.ts'
 import { openFilesHardMax } from './host.ts'
 import { isolationOf } from './isolation.ts'
-import { SyscallError } from './libc.ts'
+import { isSystemError } from './libc.ts'
 import { killAll, pidsWithEnv, pidsWithUid } from './proc.ts'
 import { meet } from './rendezvous.ts'
 import { openSandbox, plainSandbox } from './sandbox.ts'
@@ -154,7 +154,7 @@ export class ProcessDriver implements Driver {
       }
     } catch (cause) {
       await cell.stop(0)
-      throw cause
+      throw startFailure(cause)
     }
   }
 
@@ -183,7 +183,7 @@ export class ProcessDriver implements Driver {
 
   async #close(): Promise<void> {
     await this.#spares.close()
-    await Promise.all(this.#pending)
+    await Promise.allSettled(this.#pending)
     await Promise.all([...this.#cells].map(cell => cell.stop(0)))
     clearInterval(this.#watch)
     this.#host.sandbox.close()
@@ -208,8 +208,7 @@ export class ProcessDriver implements Driver {
         ? await this.#startProgram(spec, bundle)
         : this.#startModule(spec, bundle)
     } catch (cause) {
-      if (!(cause instanceof SyscallError)) throw cause
-      throw new FndError('init-failed', { detail: cause.message, cause })
+      throw startFailure(cause)
     }
   }
 
@@ -236,7 +235,7 @@ export class ProcessDriver implements Driver {
       spare.attach(fnDir)
       return spare
     } catch (cause) {
-      if (!(cause instanceof SyscallError)) throw cause
+      if (!isSystemError(cause)) throw cause
       void spare.stop(0)
       return undefined
     }
@@ -266,8 +265,12 @@ export class ProcessDriver implements Driver {
     const { cgroups, limits } = this.#host
     const creating = cgroups?.create(name, limits.pidsMax)
     this.#pending.add(creating)
-    const cgroup = await creating
-    this.#pending.delete(creating)
+    let cgroup: Cgroup | undefined
+    try {
+      cgroup = await creating
+    } finally {
+      this.#pending.delete(creating)
+    }
     const fnDir = this.#isNamespaced ? '/fn' : bundle.dir
     const path = join(fnDir, bundle.manifest.entry)
     const program = {
@@ -337,6 +340,12 @@ async function untilReady(cell: Cell, deadlineMs: number, signal: AbortSignal): 
   } finally {
     if (dirFd !== undefined) closeSync(dirFd)
   }
+}
+
+/** What the host refuses fails this start, with the host's words. */
+function startFailure(cause: unknown): unknown {
+  if (!isSystemError(cause)) return cause
+  return new FndError('init-failed', { detail: cause.message, cause })
 }
 
 async function failureOf(cell: Cell): Promise<FndError> {

@@ -19,7 +19,13 @@ export type Meeting =
 /** Undefined when the directory is gone, with the process whose it was. */
 export function openRendezvous(path: string): number | undefined {
   const flags = pathOnly | constants.O_DIRECTORY | constants.O_NOFOLLOW
-  return openOrUndefined(path, flags, ['ENOENT', 'ESRCH', 'ENOTDIR', 'ELOOP'])
+  try {
+    return openSync(path, flags)
+  } catch (cause) {
+    const { code = '' } = cause as NodeJS.ErrnoException
+    if (['ENOENT', 'ESRCH', 'ENOTDIR', 'ELOOP'].includes(code)) return undefined
+    throw cause
+  }
 }
 
 export function meet(dirFd: number): Meeting {
@@ -30,9 +36,11 @@ export function meet(dirFd: number): Meeting {
     return { kind: 'refused', reason: `${socketName} points outside of its directory` }
   }
   const flags = pathOnly | constants.O_NOFOLLOW
-  const fd = openOrUndefined(`${dir}/${target}`, flags, ['ENOENT'])
-  if (fd === undefined) {
-    return { kind: 'refused', reason: `${socketName} points to nothing` }
+  // The name is the function's choice, so what the kernel says of it, whatever it is, is an answer.
+  const fd = openOrCode(`${dir}/${target}`, flags)
+  if (typeof fd === 'string') {
+    const why = fd === 'ENOENT' ? 'points to nothing' : `cannot be opened: ${fd}`
+    return { kind: 'refused', reason: `${socketName} ${why}` }
   }
   if (!fstatSync(fd).isSocket()) {
     closeSync(fd)
@@ -47,17 +55,20 @@ function targetOf(path: string): string | undefined {
     return readlinkSync(path)
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException
-    if (code === 'ENOENT') return undefined
+    // A directory that its function closed to everybody shows nothing either.
+    if (code === 'ENOENT' || code === 'EACCES') return undefined
     if (code === 'EINVAL') return socketName
     throw cause
   }
 }
 
-function openOrUndefined(path: string, flags: number, expected: string[]): number | undefined {
+/** A descriptor, or the code of the error. */
+function openOrCode(path: string, flags: number): number | string {
   try {
     return openSync(path, flags)
   } catch (cause) {
-    if (expected.includes((cause as NodeJS.ErrnoException).code ?? '')) return undefined
-    throw cause
+    const { code } = cause as NodeJS.ErrnoException
+    if (code === undefined) throw cause
+    return code
   }
 }

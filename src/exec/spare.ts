@@ -3,18 +3,21 @@
  * asks for it. A spare holds nothing of any function and is used once.
  */
 import type { Cell } from './cell.ts'
+import { isSystemError } from './libc.ts'
 
 export interface SpareOptions {
   readonly count: number
-  /** Starts one. Throws `SyscallError` when the host refuses. */
+  /** Starts one. Throws a system error when the host refuses. */
   readonly start: () => Cell
-  /** Told once, when spares keep dying and no more are started. */
+  /** Told once, when spares keep dying, or none can be had, and one is tried only now and then. */
   readonly onGivenUp: (detail: string) => void
 }
 
 /** A new spare waits until the start that took the last one has had the processor. */
 const refillMs = 150
 const failuresMax = 3
+/** What the host lacks it may have again later. */
+const retryMs = 30_000
 
 export class Spares {
   readonly #options: SpareOptions
@@ -51,7 +54,7 @@ export class Spares {
   }
 
   #refillIn(delayMs: number): void {
-    if (this.#isClosed || this.#failures >= failuresMax) return
+    if (this.#isClosed || (this.#failures >= failuresMax && delayMs < retryMs)) return
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => this.#refill(), delayMs)
     this.#timer.unref()
@@ -59,10 +62,21 @@ export class Spares {
 
   #refill(): void {
     if (this.#waiting.length >= this.#options.count) return
-    const cell = this.#options.start()
+    const cell = this.#start()
+    if (cell === undefined) return
     this.#waiting.push(cell)
     void cell.gone.then(() => this.#onGone(cell))
     this.#refillIn(refillMs)
+  }
+
+  #start(): Cell | undefined {
+    try {
+      return this.#options.start()
+    } catch (cause) {
+      if (!isSystemError(cause)) throw cause
+      this.#failed(cause.message)
+      return undefined
+    }
   }
 
   /** Normal for one that was claimed; one that was not should have waited. */
@@ -73,8 +87,12 @@ export class Spares {
       return
     }
     this.#waiting.splice(at, 1)
+    this.#failed(cell.child.tail)
+  }
+
+  #failed(detail: string): void {
     this.#failures += 1
-    if (this.#failures >= failuresMax) this.#options.onGivenUp(cell.child.tail)
-    else this.#refillIn(refillMs)
+    if (this.#failures === failuresMax) this.#options.onGivenUp(detail)
+    this.#refillIn(this.#failures >= failuresMax ? retryMs : refillMs)
   }
 }

@@ -79,12 +79,15 @@ export class Fnd implements AsyncDisposable {
   readonly dir = mkdtempSync(join(tmpdir(), 'fnd-e2e-'))
   readonly dataDir = join(this.dir, 'data')
   readonly #env: Readonly<Record<string, string>>
+  readonly #program: string
   #process: Bun.Subprocess | undefined
   #starts = 0
   url = ''
 
-  constructor(env: Readonly<Record<string, string>> = {}) {
+  /** `program` is what to start instead of the binary itself. */
+  constructor(env: Readonly<Record<string, string>> = {}, program = binary) {
     this.#env = env
+    this.#program = program
   }
 
   static async start(env: Readonly<Record<string, string>> = {}): Promise<Fnd> {
@@ -133,7 +136,7 @@ export class Fnd implements AsyncDisposable {
   /** Resolves when it listens; rejects with its output when it ends instead. */
   async start(): Promise<void> {
     this.#starts += 1
-    const started = Bun.spawn([binary], {
+    const started = Bun.spawn([this.#program], {
       env: this.environment,
       cwd: this.dir,
       stdin: 'ignore',
