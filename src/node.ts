@@ -195,11 +195,18 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
   const disk = new DiskSpace(config.dataDir, systemClock)
   const reports = makeReports({ config, store, runner, watch, output, driver, disk, invocations })
   metrics.watch(reports.sources)
+  // Bun counts in whole seconds, at most 255; 0 means no limit.
+  const idleS = Math.min(255, Math.ceil(config.limits.connectionIdleS))
+  const idleTimer = {
+    hold: (request: Request) => server.timeout(request, 0),
+    release: (request: Request) => server.timeout(request, idleS),
+  }
   const invoke = {
     routes: store.routes,
     invoker: invocations,
     limits: config.limits,
     newCallId: () => ids.next(),
+    ...(idleS === 0 ? {} : { idleTimer }),
     counterOf: (method: string, path: string) => metrics.route(method, path),
   }
   const api = makeApi({
@@ -228,8 +235,7 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
   const server = Bun.serve({
     hostname: config.host,
     port: config.port,
-    // Bun counts in whole seconds, at most 255; 0 means no limit.
-    idleTimeout: Math.min(255, Math.ceil(config.limits.connectionIdleS)),
+    idleTimeout: idleS,
     // Limits are checked where their errors are known; bodies stream.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
     fetch: api.fetch,

@@ -186,11 +186,18 @@ export interface CallPlan<Route> {
   readonly head: IncomingHead
 }
 
+/** Given where silent connections are closed: one that waits for a function is not idle. */
+export interface IdleTimer {
+  hold(request: Request): void
+  release(request: Request): void
+}
+
 export interface CallRouteParts<Route> {
   readonly invoker: Invoker<Route>
   readonly limits: BodyLimits
   /** For requests that end before they become a call: they too can be asked about by an id. */
   readonly newCallId: () => string
+  readonly idleTimer?: IdleTimer
 }
 
 /**
@@ -212,6 +219,7 @@ export function answerCall<Route>(
       // What a function does wrong is the fault of who wrote it.
       const blame = status === 502 || status === 504 ? 'user' : undefined
       counter.response(status, performance.now() - startedMs, blame)
+      parts.idleTimer?.release(request)
       resolve(response)
     }
     const fail = (error: unknown): void => {
@@ -221,6 +229,7 @@ export function answerCall<Route>(
     const send = ({ route, prelude, head }: CallPlan<Route>, incoming: IncomingBody): void => {
       const { body, length } = incoming
       const headers = prelude + head.lines
+      parts.idleTimer?.hold(request)
       parts.invoker.call(route, { headers, body, length, caller: request }, result => {
         try {
           if (result.ok) return finish(answer(result, request.method))

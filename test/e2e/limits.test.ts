@@ -164,3 +164,17 @@ describe('a wait', () => {
     await expectServed()
   })
 })
+
+describe('a silent connection', () => {
+  test('is closed after FND_HTTP_IDLE_TIMEOUT, but not while its call runs', async () => {
+    await using own = await Fnd.start({ FN_HTTP_IDLE_TIMEOUT: '1s' })
+    await own.deploy('contract', { fixture: 'contract.js', form: 'fdk' })
+    using connection = new RawConnection(own.port)
+    connection.send(head('x-do: late\r\nx-ms: 6000\r\n\r\n'))
+    expect(await connection.read(/late$/, 20_000)).toStartWith('HTTP/1.1 200')
+    expect(connection.isEnded).toBe(false)
+    // Nothing more comes, and the connection ends.
+    await connection.read(undefined, 20_000)
+    expect(connection.isEnded).toBe(true)
+  }, 60_000)
+})
