@@ -78,6 +78,7 @@ class Connection {
   #decoder: ChunkedDecoder | null = null
   #isUntilClose = false
   #bodyBytes = 0
+  #interimBytes = 0
   #isKeepAlive = false
   #isPaused = false
   /** Unsent tail of what was written, and who waits for it to drain. */
@@ -95,6 +96,7 @@ class Connection {
     assert(this.#sink === null, 'a connection carries one exchange at a time')
     this.#sink = sink
     this.#bodyBytes = 0
+    this.#interimBytes = 0
     this.#status = 0
     const { body, head } = request
     if (body === null) {
@@ -189,10 +191,7 @@ class Connection {
     // Bytes nobody asked for: the function does not speak HTTP, so the connection is worthless.
     if (this.#sink === null) return this.#close()
     if (this.#reply !== null) return this.#bodyData(chunk)
-    let bytes = chunk
-    if (this.#head !== null) {
-      bytes = Buffer.concat([this.#head, chunk])
-    }
+    const bytes = this.#head === null ? chunk : Buffer.concat([this.#head, chunk])
     const end = headEnd(bytes, this.#head === null ? 0 : Math.max(0, this.#head.length - 3))
     if (end === -1) {
       if (bytes.length > this.#client.limits.headBytesMax) return this.abort('head-too-large')
@@ -202,11 +201,14 @@ class Connection {
     this.#head = null
     if (end > this.#client.limits.headBytesMax) return this.abort('head-too-large')
     const head = this.#client.headFrom(bytes.toString('latin1', 0, end - 4))
+    if (head === 'too-many-headers') return this.abort('head-too-large')
     if (typeof head === 'string') return this.abort('bad-reply')
     const rest = bytes.subarray(end)
     if (head.status < 200) {
       // 100 Continue and its kin are not the reply; 101 was never asked for.
       if (head.status === 101) return this.abort('bad-reply')
+      this.#interimBytes += end
+      if (this.#interimBytes > this.#client.limits.headBytesMax) return this.abort('head-too-large')
       if (rest.length > 0) this.data(rest)
       return
     }
@@ -397,10 +399,6 @@ class Connection {
     }
     this.abort('closed')
   }
-
-  refused(): void {
-    this.abort('refused')
-  }
 }
 
 /** An exchange under way. */
@@ -456,7 +454,7 @@ export class Client {
     this.#all.add(connection)
     Bun.connect<Connection>({ unix: this.#path, data: connection, socket: handlers }).catch(() =>
       // The reason is always the same, nobody listens, and `connectError` does not always come.
-      connection.refused(),
+      connection.abort('refused'),
     )
     return connection
   }
@@ -496,5 +494,5 @@ const handlers = {
   close: (socket: Socket<Connection>) => socket.data.closed(),
   end: (socket: Socket<Connection>) => socket.data.closed(),
   error: (socket: Socket<Connection>) => socket.data.closed(),
-  connectError: (socket: Socket<Connection>) => socket.data.refused(),
+  connectError: (socket: Socket<Connection>) => socket.data.abort('refused'),
 }

@@ -13,7 +13,18 @@ export interface ReplyHead {
   readonly isKeepAlive: boolean
 }
 
-export type HeadFault = 'bad-status-line' | 'bad-header' | 'bad-length' | 'bad-framing'
+export type HeadFault =
+  | 'bad-status-line'
+  | 'bad-header'
+  | 'bad-length'
+  | 'bad-framing'
+  | 'too-many-headers'
+
+/**
+ * Each name of a reply is looked for among all others before it goes to the caller: 70,000 of them,
+ * which fit a head of 1 MiB, would hold up everybody for five seconds.
+ */
+const headersMax = 1000
 
 const tokenPattern = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
 // A header value may hold tabs, visible characters and obs-text, but no control characters.
@@ -48,6 +59,7 @@ export function parseHead(text: string): ReplyHead | HeadFault {
     const name = text.slice(start, colon)
     const value = text.slice(colon + 1, lineEnd).trim()
     if (!tokenPattern.test(name) || badValuePattern.test(value)) return 'bad-header'
+    if (headers.length === 2 * headersMax) return 'too-many-headers'
     headers.push(name, value)
     // Only three headers matter to the framing; their lengths rule the others out cheaply.
     if (name.length === 14 && name.toLowerCase() === 'content-length') {
@@ -90,6 +102,10 @@ export function chunkFrom(piece: Uint8Array): Buffer {
 
 export const lineEnd = Buffer.from('\r\n')
 const chunkLineBytesMax = 4096
+/** Trailers are for nobody. */
+const trailerBytesMax = 64 * 1024
+const carriageReturn = 13
+const newline = 10
 
 /**
  * Decodes chunked framing in pieces of any size. `feed` hands each piece of body to `emit`, and
@@ -101,6 +117,7 @@ export class ChunkedDecoder {
   #state: 'size' | 'data' | 'data-end' | 'trailer' = 'size'
   #line = ''
   #left = 0
+  #trailerBytes = 0
 
   feed(bytes: Uint8Array, emit: (piece: Uint8Array) => void): 'more' | 'end' | 'bad' {
     let at = 0
@@ -113,7 +130,12 @@ export class ChunkedDecoder {
         if (this.#left === 0) this.#state = 'data-end'
         continue
       }
-      const lineFeed = bytes.indexOf(10, at)
+      const next = this.#line === '' ? this.#plainLine(bytes, at) : -1
+      if (next !== -1) {
+        at = next
+        continue
+      }
+      const lineFeed = bytes.indexOf(newline, at)
       const stop = lineFeed === -1 ? bytes.length : lineFeed
       this.#line += latin1(bytes, at, stop)
       if (this.#line.length > chunkLineBytesMax) return 'bad'
@@ -132,19 +154,55 @@ export class ChunkedDecoder {
     return 'more'
   }
 
+  /**
+   * Reads the lines of almost all chunks, a bare size and the empty one after the data, without
+   * making text of them: chunks may be of one byte. Returns what follows the line, or -1 when it is
+   * another, or not whole.
+   */
+  #plainLine(bytes: Uint8Array, from: number): number {
+    let at = from
+    let size = 0
+    if (this.#state === 'size') {
+      for (let digit = hexDigit(bytes[at]); digit !== -1 && at < from + 8; ) {
+        size = size * 16 + digit
+        at += 1
+        digit = hexDigit(bytes[at])
+      }
+      if (at === from) return -1
+    } else if (this.#state === 'trailer') {
+      return -1
+    }
+    if (bytes[at] !== carriageReturn || bytes[at + 1] !== newline) return -1
+    this.#left = size
+    if (this.#state === 'data-end') this.#state = 'size'
+    else this.#state = size === 0 ? 'trailer' : 'data'
+    return at + 2
+  }
+
   #endLine(line: string): 'more' | 'end' | 'bad' {
     if (this.#state === 'data-end') {
       if (line !== '') return 'bad'
       this.#state = 'size'
       return 'more'
     }
-    if (this.#state === 'trailer') return line === '' ? 'end' : 'more'
+    if (this.#state === 'trailer') {
+      this.#trailerBytes += line.length
+      if (this.#trailerBytes > trailerBytesMax) return 'bad'
+      return line === '' ? 'end' : 'more'
+    }
     const match = /^([0-9a-fA-F]{1,12})[ \t]*(;.*)?$/.exec(line)
     if (match === null) return 'bad'
     this.#left = Number.parseInt(match[1] ?? '', 16)
     this.#state = this.#left === 0 ? 'trailer' : 'data'
     return 'more'
   }
+}
+
+function hexDigit(byte: number | undefined): number {
+  if (byte === undefined) return -1
+  if (byte >= 48 && byte <= 57) return byte - 48
+  const lower = byte | 32
+  return lower >= 97 && lower <= 102 ? lower - 87 : -1
 }
 
 function latin1(bytes: Uint8Array, start: number, end: number): string {

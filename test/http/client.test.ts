@@ -113,6 +113,13 @@ describe('an exchange', () => {
     expect(await textOf(await send(clientFor()).reply)).toBe('a')
   })
 
+  test('gives up a reply of 100 Continue without end', async () => {
+    rawServer(['HTTP/1.1 100 Continue\r\n\r\n'.repeat(100_000)])
+    const { reply, ends } = send(clientFor())
+    await expect(reply).rejects.toThrow()
+    expect(ends).toEqual([[0, 'head-too-large']])
+  })
+
   test('reads a body that ends with the connection', async () => {
     rawServer(['HTTP/1.1 200 OK\r\n\r\nab', 'cd', 'close'])
     expect(await textOf(await send(clientFor()).reply)).toBe('abcd')

@@ -42,6 +42,11 @@ describe('the head of a reply', () => {
       'HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked',
       'bad-framing',
     ],
+    [
+      'a thousand headers too many',
+      `HTTP/1.1 200 OK${'\r\na: 1'.repeat(1001)}`,
+      'too-many-headers',
+    ],
     ['another coding', 'HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked', 'bad-framing'],
   ]
   for (const [name, text, fault] of bad) {
@@ -92,7 +97,7 @@ describe('a chunked body', () => {
         fc.array(fc.nat(200), { maxLength: 10 }),
         (chunks, cuts) => {
           const text = `${chunks
-            .map(chunk => `${chunk.length.toString(16)};x=y\r\n${chunk}\r\n`)
+            .map((chunk, i) => `${chunk.length.toString(16)}${i % 2 ? ';x=y' : ''}\r\n${chunk}\r\n`)
             .join('')}0\r\ntrailer: 1\r\n\r\n`
           const bytes = Buffer.from(text, 'latin1')
           const at = [0, ...cuts.map(cut => cut % bytes.length), bytes.length].sort((a, b) => a - b)
@@ -102,6 +107,11 @@ describe('a chunked body', () => {
       ),
       seeded(),
     )
+  })
+
+  test('is refused: trailers without end', () => {
+    const pieces = ['0\r\n', ...new Array<string>(10_000).fill('trailer: 1\r\n')]
+    expect(decode(pieces.map(text => Buffer.from(text))).step).toBe('bad')
   })
 
   for (const text of ['x\r\n', '-1\r\n', '5\nhello', '5\r\nhelloX\r\n', 'ffffffffffffff\r\n']) {
