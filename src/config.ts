@@ -79,6 +79,9 @@ type Env = Readonly<Record<string, string | undefined>>
 
 const mib = 1024 * 1024
 
+/** A timer of more fires at once. */
+const timerMsMax = 2 ** 31 - 1
+
 /** What Bun's server enforces unless it is told otherwise. */
 export const requestHeaderBytesDefault = 16 * 1024
 
@@ -110,12 +113,16 @@ class Reader {
     return lookup(this.#env, names, this.faults) ?? fallback
   }
 
-  count(names: readonly string[], fallback: number, max = Number.MAX_SAFE_INTEGER): number {
+  count(
+    names: readonly string[],
+    fallback: number,
+    { min = 0, max = Number.MAX_SAFE_INTEGER } = {},
+  ): number {
     const text = lookup(this.#env, names, this.faults)
     if (text === undefined) return fallback
     const value = Number(text)
-    if (Number.isSafeInteger(value) && value >= 0 && value <= max) return value
-    this.faults.push(`${names[0]}: "${text}" is not a whole number from 0 to ${max}`)
+    if (Number.isSafeInteger(value) && value >= min && value <= max) return value
+    this.faults.push(`${names[0]}: "${text}" is not a whole number from ${min} to ${max}`)
     return fallback
   }
 
@@ -129,7 +136,10 @@ class Reader {
       return fallbackMs
     }
     const unitMs = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[match[2] ?? 's'] ?? 1000
-    return Number(match[1]) * unitMs
+    const valueMs = Number(match[1]) * unitMs
+    if (valueMs <= timerMsMax) return valueMs
+    this.faults.push(`${names[0]}: "${text}" is more than ${Math.floor(timerMsMax / 3_600_000)}h`)
+    return fallbackMs
   }
 
   flag(names: readonly string[]): boolean {
@@ -179,9 +189,10 @@ export function readConfig(flags: ConfigFlags, env: Env): ConfigResult {
   if (!(format in formats)) {
     read.faults.push(`--log-format: "${format}" is not one of json, pretty, auto`)
   }
-  const level = (
-    flags.logLevel ?? read.text(['FND_LOG_LEVEL', 'FN_LOG_LEVEL'], 'info')
-  ).toLowerCase()
+  const named = flags.logLevel ?? read.text(['FND_LOG_LEVEL', 'FN_LOG_LEVEL'], 'info')
+  // Fn's logger has two names of its own.
+  const fnLevels: Record<string, string> = { warning: 'warn', panic: 'fatal' }
+  const level = fnLevels[named.toLowerCase()] ?? named.toLowerCase()
   const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
   if (!levels.includes(level)) {
     read.faults.push(`--log-level: "${level}" is not one of ${levels.join(', ')}`)
@@ -192,7 +203,7 @@ export function readConfig(flags: ConfigFlags, env: Env): ConfigResult {
     dataDir: resolve(flags.data ?? read.text(['FND_DATA'], './fnd-data')),
     stateDir: stateDirFrom(env),
     isAuthOff,
-    publicUrl: read.text(['FND_PUBLIC_URL', 'FN_PUBLIC_LB_URL'], '').replace(/\/+$/, ''),
+    publicUrl: readPublicUrl(read),
     log: { level, format: formats[format as keyof typeof formats] ?? 'auto' },
     cors: {
       origins: read.list(['FND_CORS_ORIGINS', 'FN_API_CORS_ORIGINS']),
@@ -203,6 +214,14 @@ export function readConfig(flags: ConfigFlags, env: Env): ConfigResult {
   }
   if (read.faults.length > 0) return { ok: false, faults: read.faults }
   return { ok: true, config: Object.freeze(config) }
+}
+
+function readPublicUrl(read: Reader): string {
+  const text = read.text(['FND_PUBLIC_URL', 'FN_PUBLIC_LB_URL'], '')
+  if (text !== '' && !(/^https?:\/\//i.test(text) && URL.canParse(text))) {
+    read.faults.push(`FND_PUBLIC_URL: "${text}" is not a URL such as https://fn.example.com`)
+  }
+  return text.replace(/\/+$/, '')
 }
 
 /** A container may have neither HOME nor a passwd file; its root directory stands in then. */
@@ -271,18 +290,18 @@ function readLimits(read: Reader): Limits {
     requestHeaderBytesMax: read.count(
       ['FND_MAX_REQUEST_HEADER_SIZE', 'FN_MAX_REQUEST_HEADER_SIZE'],
       requestHeaderBytesDefault,
+      { min: 1024 },
     ),
-    adminBodyBytesMax: read.count(['FND_MAX_ADMIN_BODY_SIZE'], 4 * mib),
+    adminBodyBytesMax: read.count(['FND_MAX_ADMIN_BODY_SIZE'], 4 * mib, { min: 1024 }),
     bundleBytesMax: read.count(['FND_MAX_BUNDLE_SIZE'], 256 * mib),
     responseBytesMax: read.count(['FND_MAX_RESPONSE_SIZE', 'FN_MAX_RESPONSE_SIZE'], 0),
-    responseHeaderBytesMax: read.count(
-      ['FND_MAX_HDR_RESPONSE_SIZE', 'FN_MAX_HDR_RESPONSE_SIZE'],
-      mib,
-    ),
+    // Fn's 0 is no limit. Here there always is one, so that memory has one.
+    responseHeaderBytesMax:
+      read.count(['FND_MAX_HDR_RESPONSE_SIZE', 'FN_MAX_HDR_RESPONSE_SIZE'], 0) || mib,
     callLogBytesMax: read.count(['FND_MAX_LOG_SIZE_BYTES', 'FN_MAX_LOG_SIZE_BYTES'], mib),
     logBytesMax: read.count(['FND_LOG_MEMORY_BYTES'], 16 * mib),
-    waitingPerFnMax: read.count(['FND_MAX_WAITING_PER_FN'], 5000),
-    waitingMax: read.count(['FND_MAX_WAITING'], 20_000),
+    waitingPerFnMax: read.count(['FND_MAX_WAITING_PER_FN'], 5000, { min: 1 }),
+    waitingMax: read.count(['FND_MAX_WAITING'], 20_000, { min: 1 }),
     waitMs: read.durationMs(['FND_WAIT_TIMEOUT'], 60_000),
     connectionIdleS: read.durationMs(['FND_HTTP_IDLE_TIMEOUT', 'FN_HTTP_IDLE_TIMEOUT'], 0) / 1000,
     drainMs: read.durationMs(['FND_DRAIN_TIMEOUT'], 30_000),
@@ -292,12 +311,18 @@ function readLimits(read: Reader): Limits {
 function readExec(read: Reader): ExecConfig {
   return {
     memoryBytesMax: read.count(['FND_MAX_TOTAL_MEMORY_BYTES', 'FN_MAX_TOTAL_MEMORY_BYTES'], 0),
-    startTimeoutMs: read.count(['FND_HOT_START_TIMEOUT_MSECS', 'FN_HOT_START_TIMEOUT_MSECS'], 5000),
+    startTimeoutMs: read.count(
+      ['FND_HOT_START_TIMEOUT_MSECS', 'FN_HOT_START_TIMEOUT_MSECS'],
+      5000,
+      { min: 1, max: timerMsMax },
+    ),
     startsMax: read.count(['FND_MAX_STARTS'], 0),
-    spareWorkers: read.count(['FND_SPARE_WORKERS'], 2, 64),
-    tmpBytesMax: read.count(['FND_MAX_TMP_BYTES'], 64 * mib),
-    pidsMax: read.count(['FND_MAX_PIDS', 'FN_MAX_PIDS'], 50),
-    openFilesMax: read.count(['FND_MAX_OPEN_FILES', 'FN_MAX_OPEN_FILES'], 350),
+    spareWorkers: read.count(['FND_SPARE_WORKERS'], 2, { max: 64 }),
+    // The kernel takes 0 for no limit, and rounds up to a page.
+    tmpBytesMax: read.count(['FND_MAX_TMP_BYTES'], 64 * mib, { min: 4096 }),
+    // A worker itself takes six threads on two cores, and eight files.
+    pidsMax: read.count(['FND_MAX_PIDS', 'FN_MAX_PIDS'], 50, { min: 1 }),
+    openFilesMax: read.count(['FND_MAX_OPEN_FILES', 'FN_MAX_OPEN_FILES'], 350, { min: 16 }),
     isIsolationRequired: read.flag(['FND_REQUIRE_ISOLATION']),
   }
 }
