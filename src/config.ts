@@ -292,7 +292,7 @@ function readLimits(read: Reader): Limits {
       requestHeaderBytesDefault,
       { min: 1024 },
     ),
-    adminBodyBytesMax: read.count(['FND_MAX_ADMIN_BODY_SIZE'], 4 * mib, { min: 1024 }),
+    adminBodyBytesMax: read.count(['FND_MAX_ADMIN_BODY_SIZE'], 4 * mib, { min: 1 }),
     bundleBytesMax: read.count(['FND_MAX_BUNDLE_SIZE'], 256 * mib),
     responseBytesMax: read.count(['FND_MAX_RESPONSE_SIZE', 'FN_MAX_RESPONSE_SIZE'], 0),
     // Fn's 0 is no limit. Here there always is one, so that memory has one.

@@ -90,15 +90,29 @@ export function makeAuthorize(config: Config, token: string): Authorize {
 /**
  * Without a token anything on this machine may administer, but a web page from elsewhere, open in a
  * browser on this machine, must not: browsers name the page's origin on every request that writes.
+ * A page whose own name was made to point here (DNS rebinding) is of the same origin, and reads
+ * without saying so; but it cannot help naming itself as Host.
  */
 function makeSameOriginCheck(config: Config): Authorize {
   const allowed = new Set(config.cors.origins)
+  const publicHost = config.publicUrl === '' ? undefined : new URL(config.publicUrl).host
   return request => {
+    const named = request.headers.get('host')
+    if (named !== null && named !== publicHost && !isLoopbackAuthority(named)) {
+      throw new FndError('origin-forbidden', {
+        detail: `the Host is ${named.slice(0, 200)}, and FND_PUBLIC_URL does not name it`,
+      })
+    }
     const origin = request.headers.get('origin')
     if (origin === null || allowed.has(origin) || allowed.has('*')) return
-    const host = /^https?:\/\/(?:\[([^\]]+)\]|([^:/]+))(?::\d+)?$/.exec(origin)
-    if (host !== null && isLoopback(host[1] ?? host[2] ?? '')) return
+    const authority = /^https?:\/\/(.*)$/.exec(origin)?.[1]
+    if (authority !== undefined && isLoopbackAuthority(authority)) return
     if (config.publicUrl !== '' && origin === config.publicUrl) return
     throw new FndError('origin-forbidden', { detail: origin.slice(0, 200) })
   }
+}
+
+function isLoopbackAuthority(authority: string): boolean {
+  const host = /^(?:\[([^\]]+)\]|([^:/]+))(?::\d+)?$/.exec(authority)
+  return host !== null && isLoopback(host[1] ?? host[2] ?? '')
 }

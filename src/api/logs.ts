@@ -31,6 +31,8 @@ export function logsApi(options: LogsOptions) {
         const lines = parseLines(query.lines)
         if (!parseFollow(query.follow))
           return new Response(textOf(output.ofFn(fnId, lines)), { headers })
+        // Nobody reads what would follow, and nothing would end it.
+        if (request.method === 'HEAD') return new Response(null, { headers })
         // A stream may be silent for as long as the function is.
         server?.timeout(request, 0)
         return new Response(followStream(output, { fnId, lines, heartbeatMs }), { headers })

@@ -132,3 +132,11 @@ describe('following', () => {
     await until(() => output.stats.followers === 0)
   })
 })
+
+test('HEAD of a followed log is answered, and follows nothing', async () => {
+  const before = output.stats.followers
+  const answer = await fetch(`${url}/fns/f1/logs?follow=1`, { method: 'HEAD' })
+  expect(answer.status).toBe(200)
+  expect(answer.headers.get('content-type')).toBe('application/x-ndjson')
+  expect(output.stats.followers).toBe(before)
+})

@@ -125,7 +125,7 @@ describe('the admin token', () => {
   test('without authorization, pages of other origins may not write', async () => {
     await using own = await openApi({ env: { FND_NO_AUTH: '1' } })
     const post = async (origin: string | undefined, name: string) => {
-      const headers = origin === undefined ? {} : { origin }
+      const headers = { host: '127.0.0.1:8080', ...(origin === undefined ? {} : { origin }) }
       const answer = await own.call('POST', '/v2/apps', { name }, { headers, isAnonymous: true })
       return answer.status
     }
@@ -136,6 +136,24 @@ describe('the admin token', () => {
     expect(await post('https://evil.example', 'e')).toBe(403)
     expect(await post('http://localhost.evil.example', 'f')).toBe(403)
     expect(await post('null', 'g')).toBe(403)
+  })
+
+  test('without authorization, no name but loopback and FND_PUBLIC_URL is served', async () => {
+    const env = { FND_NO_AUTH: '1', FND_PUBLIC_URL: 'https://fn.example' }
+    await using own = await openApi({ env })
+    const get = async (host: string) => {
+      const answer = await own.call('GET', '/v2/apps', undefined, {
+        headers: { host },
+        isAnonymous: true,
+      })
+      return answer.status
+    }
+    expect(await get('localhost:8080')).toBe(200)
+    expect(await get('127.0.0.1')).toBe(200)
+    expect(await get('[::1]:8080')).toBe(200)
+    expect(await get('fn.example')).toBe(200)
+    expect(await get('rebound.example:8080')).toBe(403)
+    expect(await get('127.0.0.1.rebound.example')).toBe(403)
   })
 })
 
