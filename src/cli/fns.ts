@@ -26,6 +26,17 @@ export function addFns(program: Command, host: Host): void {
   addRemove(fns, host)
 }
 
+/** A function as the server runs it: the fields of Fn, and these. */
+interface RunningFn extends WireFn {
+  readonly concurrency: number
+  readonly idle: number
+  readonly busy: number
+  readonly isolation: {
+    readonly level: string
+    readonly measures: readonly { name: string; enforced: boolean; note: string }[]
+  }
+}
+
 function addList(fns: Command, host: Host): void {
   const command = fns
     .command('list')
@@ -75,10 +86,13 @@ function addShow(fns: Command, host: Host): void {
     .action(
       runs(host, async (session, path: string) => {
         const { app, fn } = await mustFn(session.client, path)
-        await session.print(fn, () => describeFn(app, fn))
+        const running = (await session.client.json('GET', `/fnd/v1/fns/${fn.id}`)) as RunningFn
+        await session.print(running, () => describeFn(app, running))
       }),
     )
-  examples(command, [['fnd fns show shop/pay', 'limits, config, annotations and address']])
+  examples(command, [
+    ['fnd fns show shop/pay', 'limits, config, annotations, address, isolation, instances'],
+  ])
 }
 
 function addUpdate(fns: Command, host: Host): void {
@@ -122,7 +136,8 @@ function shortImage(image: string): string {
   return image.replace(/^(bundle:sha256-[0-9a-f]{12})[0-9a-f]+$/, '$1')
 }
 
-function describeFn(app: WireApp, fn: WireFn): string {
+function describeFn(app: WireApp, fn: RunningFn): string {
+  const missing = fn.isolation.measures.filter(measure => !measure.enforced)
   return formatFields([
     ['function', `${app.name}/${fn.name}`],
     ['id', fn.id],
@@ -130,6 +145,10 @@ function describeFn(app: WireApp, fn: WireFn): string {
     ['memory', `${fn.memory} MB`],
     ['timeout', `${fn.timeout} s`],
     ['idle timeout', `${fn.idle_timeout} s`],
+    ['concurrency', `${fn.concurrency} an instance`],
+    ['instances', `${fn.idle} idle, ${fn.busy} busy`],
+    ['isolation', fn.isolation.level],
+    ...missing.map(({ name, note }) => ['not enforced', `${name}: ${note}`] as const),
     ['invoke', endpointOf(fn, invokeEndpoint) ?? ''],
     ['created', fn.created_at ?? ''],
     ['updated', fn.updated_at ?? ''],

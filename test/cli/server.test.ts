@@ -105,6 +105,8 @@ describe('a server of the same user', () => {
       [['deploy', 'hello.ts', '--app', 'shop', '--memory', '64'], 'deployed shop/hello'],
       [['fns', 'update', 'shop/hello', '--timeout', '9'], 'updated function shop/hello'],
       [['fns', 'list', 'shop'], '64 MB   9 s'],
+      [['fns', 'show', 'shop/hello'], 'not enforced  network: '],
+      [['fns', 'show', 'shop/hello', '--json'], '"isolation": {'],
       [['triggers', 'create', 'shop/hello', 'two', '--path', '/two'], '/t/shop/two'],
       [['triggers', 'list', 'shop'], 'shop/hello/two'],
       [['triggers', 'rm', 'shop/hello/two'], 'deleted trigger'],
