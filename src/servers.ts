@@ -4,7 +4,9 @@
  * in the data directory. Directory 0700 and file 0600, so that nobody else can plant a record.
  */
 import {
+  accessSync,
   chmodSync,
+  constants,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -31,8 +33,7 @@ export function announceServer(
   server: { readonly url: string; readonly dataDir: string; readonly pid: number },
 ): () => void {
   const dir = join(stateDir, 'servers')
-  mkdirSync(dir, { recursive: true, mode: 0o700 })
-  chmodSync(dir, 0o700)
+  if (!makeOwnDir(dir)) return () => undefined
   // One server at a time has a data directory, so its name is the key.
   const hash = new Bun.CryptoHasher('sha256').update(server.dataDir).digest('hex')
   const path = join(dir, `${hash.slice(0, 16)}.json`)
@@ -43,6 +44,23 @@ export function announceServer(
   return () => {
     // Another server may have taken over the data directory, and the record with it.
     if (readRecord(path)?.pid === server.pid) rmSync(path, { force: true })
+  }
+}
+
+/**
+ * False where the home of this user cannot be written, as in a container with a read-only root: a
+ * server runs there as well, and its command line is told where it is.
+ */
+function makeOwnDir(dir: string): boolean {
+  try {
+    mkdirSync(dir, { recursive: true, mode: 0o700 })
+    chmodSync(dir, 0o700)
+    accessSync(dir, constants.W_OK)
+    return true
+  } catch (cause) {
+    const { code = '' } = cause as NodeJS.ErrnoException
+    if (!['EACCES', 'EPERM', 'EROFS', 'ENOENT', 'ENOTDIR', 'EEXIST'].includes(code)) throw cause
+    return false
   }
 }
 

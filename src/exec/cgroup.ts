@@ -4,7 +4,15 @@
  * whatever limits fnd limits its functions too. Absent where the host lets fnd make no groups;
  * then the caller watches memory itself.
  */
-import { mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs'
 import { mkdir, rmdir, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { killAll } from './proc.ts'
@@ -92,7 +100,7 @@ function readMounts(): Mount[] {
 
 function openV1(bases: ReadonlyMap<string, string>, name: string): Cgroups {
   const dirs = new Map([...bases].map(([controller, base]) => [controller, join(base, name)]))
-  for (const dir of dirs.values()) mkdirSync(dir, { recursive: true })
+  for (const dir of dirs.values()) makeOwnDir(dir)
   return {
     version: 1,
     hasMemory: dirs.has('memory'),
@@ -107,6 +115,12 @@ function openV1(bases: ReadonlyMap<string, string>, name: string): Cgroups {
     sweep: () => sweep([...dirs.values()]),
     remove: () => removeDirs([...dirs.values()]),
   }
+}
+
+/** Throws also where an earlier fnd left the directory, and the hierarchy is read-only by now. */
+function makeOwnDir(dir: string): void {
+  mkdirSync(dir, { recursive: true })
+  accessSync(dir, constants.W_OK)
 }
 
 function groupV1(dirs: readonly string[], memory: string | undefined): Cgroup {
@@ -155,7 +169,7 @@ function openV2(own: string, name: string): Cgroups {
   if (!isRoot) leaveForLeaf(own)
   write(own, 'cgroup.subtree_control', '+memory +pids')
   const dir = join(own, name)
-  mkdirSync(dir, { recursive: true })
+  makeOwnDir(dir)
   write(dir, 'cgroup.subtree_control', '+memory +pids')
   return {
     version: 2,

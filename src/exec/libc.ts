@@ -10,10 +10,18 @@
  * Everything here runs on the main thread: PR_SET_PDEATHSIG fires when the thread that cloned ends.
  */
 import { cc, dlopen, FFIType, ptr } from 'bun:ffi'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { assert } from '../errors.ts'
+import { assert, StartError } from '../errors.ts'
 
 /** Numbers differ by architecture; those from 424 on are the same everywhere. */
 const numbers = {
@@ -151,12 +159,29 @@ function libcName(): string {
   return existsSync(path) ? path : 'libc.so.6'
 }
 
+/** The compiler reads files only. Shared memory is there on systems whose disks are read-only. */
+function scratchDir(): string {
+  const found = [tmpdir(), '/tmp', '/dev/shm', '/run'].find(isWritable)
+  if (found === undefined) throw new StartError('no writable directory: set TMPDIR to one')
+  return found
+}
+
+function isWritable(dir: string): boolean {
+  try {
+    accessSync(dir, constants.W_OK)
+    return statSync(dir).isDirectory()
+  } catch (cause) {
+    if (isSystemError(cause)) return false
+    throw cause
+  }
+}
+
 function load() {
   const arch = process.arch
   assert(arch === 'x64' || arch === 'arm64', 'fnd is built for x64 and arm64')
   const none = { args: [], returns: FFIType.i32 } as const
   const libc = dlopen(libcName(), { syscall: none, clone: none, __errno_location: none }).symbols
-  const dir = mkdtempSync(join(tmpdir(), 'fnd-'))
+  const dir = mkdtempSync(join(scratchDir(), 'fnd-'))
   const path = join(dir, 'launch.c')
   writeFileSync(path, source)
   const long = FFIType.i64_fast

@@ -20,7 +20,11 @@ export class DataLock implements Disposable {
       db.run('BEGIN EXCLUSIVE')
     } catch (cause) {
       db.close()
-      if ((cause as { code?: string }).code !== 'SQLITE_BUSY') throw cause
+      const { code } = cause as { code?: string }
+      if (code === 'SQLITE_FULL') {
+        throw new StartError(`${dataDir} is on a filesystem without any space left.`, { cause })
+      }
+      if (code !== 'SQLITE_BUSY') throw cause
       throw new StartError(
         `${dataDir} is in use by another fnd (${holder(pidPath)}). Stop that one, or give this ` +
           'one its own directory with --data.',

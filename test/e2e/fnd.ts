@@ -79,15 +79,12 @@ export class Fnd implements AsyncDisposable {
   readonly dir = mkdtempSync(join(tmpdir(), 'fnd-e2e-'))
   readonly dataDir = join(this.dir, 'data')
   readonly #env: Readonly<Record<string, string>>
-  readonly #program: string
   #process: Bun.Subprocess | undefined
   #starts = 0
   url = ''
 
-  /** `program` is what to start instead of the binary itself. */
-  constructor(env: Readonly<Record<string, string>> = {}, program = binary) {
+  constructor(env: Readonly<Record<string, string>> = {}) {
     this.#env = env
-    this.#program = program
   }
 
   static async start(env: Readonly<Record<string, string>> = {}): Promise<Fnd> {
@@ -133,10 +130,13 @@ export class Fnd implements AsyncDisposable {
     return readFileSync(this.logPath, 'utf8')
   }
 
-  /** Resolves when it listens; rejects with its output when it ends instead. */
-  async start(): Promise<void> {
+  /**
+   * Resolves when it listens; rejects with its output when it ends instead. `program` is one that
+   * becomes the binary.
+   */
+  async start(program = binary): Promise<void> {
     this.#starts += 1
-    const started = Bun.spawn([this.#program], {
+    const started = Bun.spawn([program], {
       env: this.environment,
       cwd: this.dir,
       stdin: 'ignore',
