@@ -2,7 +2,7 @@
  * A confined process and everything the host keeps for it: uid, cgroup, socket directory,
  * descriptors. All of it is released, once, when the process has ended, whoever ended it.
  */
-import { closeSync, fchownSync, mkdirSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, fchownSync, mkdirSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { assert } from '../errors.ts'
 import type { Cgroup, Cgroups } from './cgroup.ts'
@@ -17,6 +17,7 @@ import {
   processBytes,
   sessionPids,
 } from './proc.ts'
+import { removeTree } from './remove-tree.ts'
 import { openRendezvous } from './rendezvous.ts'
 import type { ChildLimits, Sandbox } from './sandbox.ts'
 import type { UidRange } from './uids.ts'
@@ -274,7 +275,7 @@ export class Cell {
 
   async #releaseHost(): Promise<void> {
     await this.#cgroup?.remove()
-    if (this.#socketsDir !== undefined) rmSync(this.#socketsDir, { recursive: true, force: true })
+    if (this.#socketsDir !== undefined) removeTree(this.#socketsDir)
     this.#host.uids.release(this.#uid)
   }
 }

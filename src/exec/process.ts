@@ -4,7 +4,7 @@
  * a program of a bundle is executed directly.
  */
 import { createHash } from 'node:crypto'
-import { closeSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ExecConfig } from '../config.ts'
@@ -17,6 +17,7 @@ import { openFilesHardMax } from './host.ts'
 import { isolationOf } from './isolation.ts'
 import { isSystemError } from './libc.ts'
 import { killAll, pidsWithEnv, pidsWithUid } from './proc.ts'
+import { removeTree } from './remove-tree.ts'
 import { meet } from './rendezvous.ts'
 import { openSandbox, plainSandbox } from './sandbox.ts'
 import { Spares } from './spare.ts'
@@ -66,7 +67,7 @@ export class ProcessDriver implements Driver {
   /** Removes what an earlier fnd left on this data directory. Rejects with `FndError`. */
   static async open(options: ProcessDriverOptions): Promise<ProcessDriver> {
     const runDir = join(options.dataDir, 'run')
-    rmSync(runDir, { recursive: true, force: true })
+    removeTree(runDir)
     mkdirSync(runDir, { recursive: true, mode: 0o711 })
     const workerPath = join(runDir, 'worker.js')
     writeFileSync(workerPath, await workerSource())
@@ -90,7 +91,7 @@ export class ProcessDriver implements Driver {
     await groups.cgroups?.sweep()
     if (sandbox.level === 'namespaces') killAll(pidsWithUid(uids.first, uids.count))
     killAll(pidsWithEnv(`FN_LISTENER=unix:${socketsDir}/`))
-    rmSync(socketsDir, { recursive: true, force: true })
+    removeTree(socketsDir)
     mkdirSync(socketsDir, { recursive: true, mode: 0o700 })
     const { pidsMax, tmpBytesMax } = options.config
     const openFilesMax = Math.min(options.config.openFilesMax, openFilesHardMax())
@@ -188,8 +189,8 @@ export class ProcessDriver implements Driver {
     clearInterval(this.#watch)
     this.#host.sandbox.close()
     await this.#host.cgroups?.remove()
-    rmSync(this.#host.socketsDir, { recursive: true, force: true })
-    rmSync(this.#runDir, { recursive: true, force: true })
+    removeTree(this.#host.socketsDir)
+    removeTree(this.#runDir)
   }
 
   #bundleOf(spec: FnSpec): RunnableBundle {
