@@ -151,7 +151,7 @@ export class ProcessDriver implements Driver {
         socketPath,
         exited: cell.gone,
         stop: graceMs => cell.stop(graceMs),
-        memoryBytes: () => (cell.child.hasEnded ? undefined : cell.memoryBytes()),
+        memoryBytes: () => memoryOf(cell),
       }
     } catch (cause) {
       await cell.stop(0)
@@ -340,6 +340,17 @@ async function untilReady(cell: Cell, deadlineMs: number, signal: AbortSignal): 
     }
   } finally {
     if (dirFd !== undefined) closeSync(dirFd)
+  }
+}
+
+/** Undefined when it has ended, or the host does not say, for want of a descriptor perhaps. */
+function memoryOf(cell: Cell): number | undefined {
+  if (cell.child.hasEnded) return undefined
+  try {
+    return cell.memoryBytes()
+  } catch (cause) {
+    if (!isSystemError(cause)) throw cause
+    return undefined
   }
 }
 
