@@ -66,10 +66,7 @@ export async function release(
 }
 
 /** Another deploy at the same time may have made the same meanwhile: then that is the one. */
-async function made(
-  making: Promise<unknown>,
-  find: () => Promise<unknown>,
-): Promise<unknown> {
+async function made(making: Promise<unknown>, find: () => Promise<unknown>): Promise<unknown> {
   try {
     return await making
   } catch (error) {

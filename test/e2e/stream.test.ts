@@ -354,6 +354,7 @@ test('an answer that only its head is asked for leaves its instance in use', asy
     connection.send(head(`${lines}connection: close\r\n\r\n`, 'contract', 'HEAD'))
     const reply = parseReply(await connection.read(undefined))
     expect({ status: reply.status, body: reply.body }).toEqual({ status: 200, body: '' })
+    await until(async () => (await fnd.describe(fn.id)).busy === 0, 'the body is read')
   }
   expect(await instance()).toBe(before)
 })
