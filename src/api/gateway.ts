@@ -118,7 +118,7 @@ function passedFrom(reply: readonly string[]): Passed {
     const name = reply[i] ?? ''
     const value = reply[i + 1] ?? ''
     const lower = name.toLowerCase()
-    if (lower === 'content-type') headers.push([name, value])
+    if (lower === 'content-type' && value !== '') headers.push([name, value])
     else if (lower === 'fn-http-status') status = Number(value)
     else if (lower.length > 10 && lower.startsWith('fn-http-h-')) {
       const own = lower.slice(10)

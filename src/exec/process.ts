@@ -43,6 +43,13 @@ export interface ProcessDriverOptions {
   readonly levelMax?: 'namespaces' | 'process'
 }
 
+/** For Bun, while it starts; the function's environment replaces it. */
+const runtimeEnv = {
+  BUN_BE_BUN: '1',
+  BUN_RUNTIME_TRANSPILER_CACHE_PATH: '0',
+  // One thread per core of a large host would use up `FND_MAX_PIDS`.
+  UV_THREADPOOL_SIZE: '8',
+}
 const scheme = 'bundle:'
 const mib = 1024 * 1024
 const watchMs = 100
@@ -252,7 +259,7 @@ export class ProcessDriver implements Driver {
       name: this.#newName(),
       path: fndPath,
       argv: ['fnd', workerPath],
-      env: { ...workerEnv, BUN_BE_BUN: '1', BUN_RUNTIME_TRANSPILER_CACHE_PATH: '0' },
+      env: { ...workerEnv, ...runtimeEnv },
       cwd: '/',
       fnDir,
       network,

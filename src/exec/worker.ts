@@ -166,8 +166,13 @@ async function main(): Promise<void> {
   const module = await import(join(job.cwd, job.entry))
   const made = handleFrom(module, job)
   if (made === undefined) {
-    // The program listens by itself, as one that uses Fn's own FDK does.
+    // The program listens by itself, as one that uses Fn's own FDK does. If it does not, it ends.
     await server.stop(true)
+    process.on('beforeExit', () => {
+      console.error('The module has no default export, and does not listen by itself.')
+      output.endAll()
+      process.exit(1)
+    })
     return
   }
   handle = made

@@ -268,9 +268,19 @@ function foldersOf(dir: string): string[] {
   }
 }
 
+/** A process that was just killed may take a moment to leave its group. */
 function removeCgroup(path: string): void {
   for (const child of foldersOf(path)) removeCgroup(join(path, child))
-  rmdirSync(path)
+  for (let tries = 0; ; tries++) {
+    try {
+      return rmdirSync(path)
+    } catch (cause) {
+      const { code } = cause as NodeJS.ErrnoException
+      if (code === 'ENOENT') return
+      if (code !== 'EBUSY' || tries === 100) throw cause
+      Bun.sleepSync(20)
+    }
+  }
 }
 
 export function annotationsFrom(settings: Readonly<Record<string, unknown>>) {

@@ -284,6 +284,7 @@ test('a module that cannot be loaded: init-failed with the reason', async () => 
   expect((await refusal(started(`import './missing.js'`))).text).toContain('missing.js')
   expect((await refusal(started(`throw new Error('bad day')`))).text).toContain('bad day')
   expect((await refusal(started('export default {'))).code).toBe('init-failed')
+  expect((await refusal(started('export const x = 1'))).text).toContain('no default export')
 })
 
 test('modules of a bundle see each other, and the directory is the working directory', async () => {

@@ -136,14 +136,17 @@ function checkedAnnotations(
   return sealed(written)
 }
 
-/** Config becomes environment variables, which cannot hold a NUL. */
+/** Config becomes environment variables: no NUL, and names without `=`. */
 function configFrom(config: Readonly<Record<string, string>> | undefined): Config {
   const entries: [string, string][] = Object.entries(config ?? {})
   for (const [key, value] of entries) {
-    if (!key.includes('\0') && !value.includes('\0')) continue
+    const hasNul = key.includes('\0') || value.includes('\0')
+    if (!hasNul && !key.includes('=')) continue
     throw new FndError('invalid-field', {
       field: 'config',
-      message: 'config keys and values must not contain a NUL character',
+      message: hasNul
+        ? 'config keys and values must not contain a NUL character'
+        : 'config keys must not contain an equals sign',
     })
   }
   return Object.fromEntries(entries.map(([key, value]) => [key.toWellFormed(), value]))

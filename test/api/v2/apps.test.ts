@@ -44,6 +44,12 @@ describe('POST /v2/apps refuses (fn-api §1.3)', () => {
     ['the same in config', '{"config":{"a":1e999}}', 400, 'Invalid JSON'],
     ['a list for config', { name: 'n', config: [] }, 400, 'Invalid JSON'],
     ['a number for annotations', '{"annotations":1.0}', 400, 'Invalid JSON'],
+    [
+      'a config name that is no variable',
+      { name: 'n', config: { 'a=b': 'c' } },
+      400,
+      'config keys must not contain an equals sign',
+    ],
     ['a number in config', { name: 'n', config: { a: 1 } }, 400, 'Invalid JSON'],
     ['a time that is none', { name: 'n', created_at: 'yesterday' }, 400, 'Invalid JSON'],
     ['a byte order mark', '\ufeff{"name":"n"}', 400, 'Invalid JSON'],
