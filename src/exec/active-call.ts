@@ -65,6 +65,8 @@ export class ActiveCall extends CallLife implements ExchangeSink {
   readonly arrivedMs: number
   readonly request: CallRequest
   readonly done: CallDone
+  /** The caller left. */
+  isAbandoned = false
   /** Whether somebody listens to the caller's signal. */
   isWatched = false
   /** 0 until it has a slot. */

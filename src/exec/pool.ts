@@ -258,6 +258,10 @@ export class Pool<C extends object> {
     this.#waitWakeMs = this.#hungry.size > 0 ? nowMs + rescaleMs : Number.POSITIVE_INFINITY
   }
 
+  get hasEffects(): boolean {
+    return this.#roster.effects.length > 0
+  }
+
   /** What to do since the last time, in order. */
   takeEffects(): readonly Effect<C>[] {
     const { effects } = this.#roster
