@@ -1,7 +1,7 @@
 /** From a request to what a function is given, and from its reply to what the caller gets. */
 import { FndError } from '../errors.ts'
 import type { ActiveCall, CallDone, CallRequest, CallResult } from '../exec/active-call.ts'
-import { connectionOptions, isHopByHop } from '../http/headers.ts'
+import { connectionOptions, hopByHopNames } from '../http/headers.ts'
 import { relay, skim } from '../http/relay.ts'
 
 /** The part of `exec` that the invoke routes see. */
@@ -88,15 +88,22 @@ export interface IncomingHead {
   /** Declared length of the body, or undefined. */
   readonly length: number | undefined
   readonly isChunked: boolean
+  /** `Fn-Invoke-Type: detached` was asked for. */
+  readonly isDetached: boolean
 }
 
+type Special = 'type' | 'te' | 'length' | 'coding' | 'connection' | 'kind' | 'hop' | 'own'
+
 /**
- * Headers that are not simply passed on: those of the connection (see `isHopByHop`), those that
- * frame the message, and those that fnd sets itself.
+ * Headers that are not simply passed on: those of the connection, those that frame the message,
+ * and those that fnd sets itself.
  */
-const special: ReadonlyMap<string, 'type' | 'te' | 'length' | 'coding' | 'own'> = new Map([
-  ['content-type', 'type'],
+const special: ReadonlyMap<string, Special> = new Map([
+  ...hopByHopNames.map(name => [name, 'hop'] as const),
+  ['connection', 'connection'],
   ['te', 'te'],
+  ['fn-invoke-type', 'kind'],
+  ['content-type', 'type'],
   ['content-length', 'length'],
   ['transfer-encoding', 'coding'],
   ['host', 'own'],
@@ -110,21 +117,49 @@ const special: ReadonlyMap<string, 'type' | 'te' | 'length' | 'coding' | 'own'> 
  * those that fnd sets itself pass, because they cannot be mistaken for its own.
  */
 export function incomingHead(headers: Headers, prefix: '' | 'fn-http-h-'): IncomingHead {
+  return readHead(headers, prefix, [])
+}
+
+function readHead(
+  headers: Headers,
+  prefix: '' | 'fn-http-h-',
+  dropped: readonly string[],
+): IncomingHead {
   let lines = ''
   let length: number | undefined
   let isChunked = false
-  const dropped = connectionOptions(headers.get('connection'))
+  let isDetached = false
+  let named: readonly string[] = dropped
   headers.forEach((value, name) => {
-    const kind = special.get(name)
-    if (kind === 'length') length = Number(value)
-    else if (kind === 'coding') isChunked = true
-    if (isHopByHop(name) && !(kind === 'te' && value === 'trailers')) return
     if (dropped.includes(name)) return
+    const kind = special.get(name)
+    switch (kind) {
+      case 'length':
+        length = Number(value)
+        break
+      case 'coding':
+        isChunked = true
+        return
+      case 'connection':
+        named = connectionOptions(value)
+        return
+      case 'kind':
+        isDetached = value === 'detached'
+        break
+      case 'te':
+        if (value !== 'trailers') return
+        break
+      case 'hop':
+        return
+    }
     if (kind === 'type') lines += `content-type: ${value}\r\n`
     else if (prefix !== '') lines += `${prefix}${name}: ${value}\r\n`
-    else if (kind === undefined || kind === 'te') lines += `${name}: ${value}\r\n`
+    else if (kind !== 'own' && kind !== 'length') lines += `${name}: ${value}\r\n`
   })
-  return { lines, length, isChunked }
+  // Rarely does Connection name headers that the request has; then they are left out.
+  const isNaming = named.some(name => name !== 'keep-alive' && name !== 'close')
+  if (isNaming && dropped.length === 0) return readHead(headers, prefix, named)
+  return { lines, length, isChunked, isDetached }
 }
 
 export type HeaderPairs = [string, string][]

@@ -43,10 +43,9 @@ function planOf(parts: InvokeParts, request: Request, fnId: string): CallPlan<Fn
   const route = parts.routes.fnById(fnId)
   if (route === undefined) throw new FndError('fn-not-found')
   checkInvokeKey(route.app, request.headers)
-  if (request.headers.get('fn-invoke-type') === 'detached') {
-    throw new FndError('detached-unsupported')
-  }
-  return { route, prelude: '', head: incomingHead(request.headers, '') }
+  const head = incomingHead(request.headers, '')
+  if (head.isDetached) throw new FndError('detached-unsupported')
+  return { route, prelude: '', head }
 }
 
 function answer({ call, reply }: CallResult & { readonly ok: true }, method: string): Response {

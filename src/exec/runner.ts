@@ -136,21 +136,21 @@ export class Runner {
     const call = new ActiveCall(this, about, request, done)
     this.#options.calls.queued(spec)
     if (this.#isDraining) return this.#refuse(call, new FndError('shutting-down'))
-    this.#place(call)
+    this.#place(call, call.arrivedMs)
     this.#carryOutSoon()
   }
 
-  #place(call: ActiveCall): void {
+  #place(call: ActiveCall, nowMs: number): void {
     const { spec } = call
     // The function may have changed while this call was on its way in.
     const isStale = !this.#pool.has(spec.key)
     if (isStale) this.define(spec)
-    const placement = this.#pool.acquire(spec.key, call, this.#now())
+    const placement = this.#pool.acquire(spec.key, call, nowMs)
     if (isStale) this.retire(spec.key)
     if (placement === 'busy') return this.#refuse(call, new FndError('busy'))
     if (placement === 'too-large') return this.#refuse(call, new FndError('node-too-small'))
     this.#calls.add(call)
-    if (typeof placement === 'number') this.#assign(call, placement)
+    if (typeof placement === 'number') this.#assign(call, placement, nowMs)
   }
 
   /** The call ends without a slot. */
@@ -176,16 +176,15 @@ export class Runner {
   }
 
   /** Gives a call its slot, and sends it to the instance. */
-  #assign(call: ActiveCall, id: InstanceId): void {
+  #assign(call: ActiveCall, id: InstanceId, nowMs: number): void {
     const running = this.#instances.get(id)
     const client = running?.client
     if (running === undefined || client === null || client === undefined || client.isClosed) {
       // It ended since the pool decided. Nothing was sent, so the call may go elsewhere.
       this.#calls.delete(call)
-      this.#place(call)
+      this.#place(call, nowMs)
       return this.#carryOutSoon()
     }
-    const nowMs = this.#now()
     call.running = running
     call.place(nowMs, running.startedMs, running.readyMs)
     call.placedMs = nowMs
@@ -265,7 +264,7 @@ export class Runner {
   #carryOutOne(effect: Effect<ActiveCall>): void {
     switch (effect.do) {
       case 'assign':
-        return this.#assign(effect.call, effect.instance)
+        return this.#assign(effect.call, effect.instance, this.#now())
       case 'fail': {
         const { code, detail } = effect
         const error = new FndError(code, detail === undefined ? {} : { detail })

@@ -2,7 +2,7 @@
  * Headers that belong to one connection, not to the message (RFC 9110 §7.6.1, and those Fn strips):
  * they are never forwarded, in either direction. Lower-case.
  */
-const hopByHop: ReadonlySet<string> = new Set([
+export const hopByHopNames = [
   'connection',
   'proxy-connection',
   'keep-alive',
@@ -12,7 +12,8 @@ const hopByHop: ReadonlySet<string> = new Set([
   'trailer',
   'transfer-encoding',
   'upgrade',
-])
+] as const
+const hopByHop: ReadonlySet<string> = new Set(hopByHopNames)
 
 export function isHopByHop(lowerName: string): boolean {
   return hopByHop.has(lowerName)
