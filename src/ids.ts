@@ -11,9 +11,11 @@ export class IdSource {
   /** The 48 bits of the machine, then never changed. */
   readonly #machine: bigint
   #counter: number
-  #prefix = ''
-  #prefixMs = -1
-  #prefixHigh = -1
+  /** The parts that change rarely are kept as text, since there is an id for every call. */
+  #time = ''
+  #timeMs = -1
+  #middle = ''
+  #middleHigh = -1
 
   /** `seed` is random, so that two processes of one machine never make the same id. */
   constructor(clock: Clock, seed: { machine: bigint; counter: number }) {
@@ -22,25 +24,24 @@ export class IdSource {
     this.#counter = seed.counter >>> 0
   }
 
-  /** A fresh id. Called once per call, so the parts that change rarely are kept as text. */
   next(): string {
     const nowMs = this.#clock.nowMs()
     this.#counter = (this.#counter + 1) >>> 0
-    // 26 characters hold 130 bits. The first 20 hold time, machine and the counter's top two bits;
-    // the last six hold the 30 bits of the counter that change from one id to the next.
-    const high = this.#counter >>> 30
-    if (nowMs !== this.#prefixMs || high !== this.#prefixHigh) {
-      this.#prefixMs = nowMs
-      this.#prefixHigh = high
-      const bits = (BigInt(nowMs) << 50n) | (this.#machine << 2n) | BigInt(high)
-      this.#prefix = ''
-      for (let shift = 95n; shift >= 0n; shift -= 5n) {
-        this.#prefix += alphabet[Number((bits >> shift) & 31n)]
-      }
+    if (nowMs !== this.#timeMs) {
+      this.#timeMs = nowMs
+      this.#time = timeText(nowMs)
     }
+    // 26 characters hold 130 bits: ten for the time, ten for the machine and the counter's top two
+    // bits, six for the 30 bits of the counter that change from one id to the next.
     const low = this.#counter
+    const high = low >>> 30
+    if (high !== this.#middleHigh) {
+      this.#middleHigh = high
+      this.#middle = middleText((this.#machine << 2n) | BigInt(high))
+    }
     return (
-      this.#prefix +
+      this.#time +
+      this.#middle +
       alphabet.charAt((low >>> 25) & 31) +
       alphabet.charAt((low >>> 20) & 31) +
       alphabet.charAt((low >>> 15) & 31) +
@@ -49,4 +50,20 @@ export class IdSource {
       alphabet.charAt(low & 31)
     )
   }
+}
+
+/** 48 bits in ten characters, in two halves, because JavaScript shifts 32 bits at most. */
+function timeText(ms: number): string {
+  return fiveText(Math.floor(ms / 2 ** 25)) + fiveText(ms % 2 ** 25)
+}
+
+/** 25 bits in five characters. */
+function fiveText(bits: number): string {
+  let text = ''
+  for (let shift = 20; shift >= 0; shift -= 5) text += alphabet.charAt((bits >>> shift) & 31)
+  return text
+}
+
+function middleText(bits: bigint): string {
+  return fiveText(Number(bits >> 25n)) + fiveText(Number(bits & 0x1ff_ffffn))
 }

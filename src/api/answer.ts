@@ -1,12 +1,12 @@
 /** From a request to what a function is given, and from its reply to what the caller gets. */
 import { FndError } from '../errors.ts'
-import type { ActiveCall, CallDone, CallRequest, CallResult } from '../exec/active-call.ts'
+import type { ActiveCall, CallAsker, CallRequest, CallResult } from '../exec/active-call.ts'
 import { connectionOptions, hopByHopNames } from '../http/headers.ts'
 import { relay, skim } from '../http/relay.ts'
 
 /** The part of `exec` that the invoke routes see. */
 export interface Invoker<Route> {
-  call(route: Route, request: CallRequest, done: CallDone): void
+  call(route: Route, request: CallRequest, asker: CallAsker): void
 }
 
 /** Counts requests of one route; see `RouteMetrics`. */
@@ -235,54 +235,104 @@ export interface CallRouteParts<Route> {
   readonly idleTimer?: IdleTimer
 }
 
-/**
- * Answers one request of a call route, and counts it. `plan` throws `FndError` for what cannot
- * become a call; `answer` makes the response from what the function said.
- */
-export function answerCall<Route>(
-  parts: CallRouteParts<Route>,
+/** The two ways to call differ in what becomes of a request, and of a function's answer. */
+export interface CallRoute<Route, Parts> {
+  /** Throws `FndError` for what cannot become a call. `param` is the path's first parameter. */
+  plan(parts: Parts, request: Request, param: string): CallPlan<Route>
+  answer(result: CallResult & { readonly ok: true }, method: string): Response
+}
+
+/** Answers one request of a call route, and counts it. */
+export function answerCall<Route, Parts extends CallRouteParts<Route>>(
+  callRoute: CallRoute<Route, Parts>,
+  parts: Parts,
   counter: RouteCounter,
   request: Request,
-  plan: () => CallPlan<Route>,
-  answer: (result: CallResult & { readonly ok: true }, method: string) => Response,
+  param: string,
 ): Promise<Response> {
-  const startedMs = performance.now()
-  counter.request()
-  return new Promise((resolve, reject) => {
-    const finish = (response: Response): void => {
-      const { status } = response
-      // What a function does wrong is the fault of who wrote it.
-      const blame = status === 502 || status === 504 ? 'user' : undefined
-      counter.response(status, performance.now() - startedMs, blame)
-      parts.idleTimer?.release(request)
-      resolve(response)
-    }
-    const fail = (error: unknown): void => {
-      if (error instanceof FndError) finish(failure(error, uncalledHeaders(parts.newCallId())))
-      else reject(error)
-    }
-    const send = ({ route, prelude, head }: CallPlan<Route>, incoming: IncomingBody): void => {
-      const { body, length } = incoming
-      const headers = prelude + head.lines
-      parts.idleTimer?.hold(request)
-      parts.invoker.call(route, { headers, body, length, caller: request }, result => {
-        try {
-          if (result.ok) return finish(answer(result, request.method))
-          const isTooLarge = incoming.isTooLarge()
-          const error = isTooLarge ? new FndError('request-body-too-large') : result.error
-          finish(failure(error, callHeaders(result.call)))
-        } catch (error) {
-          fail(error)
-        }
-      })
-    }
+  const answering = new Answering(callRoute, parts, counter, request)
+  answering.start(param)
+  return answering.response
+}
+
+/** One object instead of the closures that its steps would be: this runs for every call. */
+class Answering<Route, Parts extends CallRouteParts<Route>> implements CallAsker {
+  readonly response: Promise<Response>
+  readonly #resolve: (response: Response) => void
+  readonly #reject: (error: unknown) => void
+  readonly #callRoute: CallRoute<Route, Parts>
+  readonly #parts: Parts
+  readonly #counter: RouteCounter
+  readonly #request: Request
+  readonly #startedMs = performance.now()
+  #incoming: IncomingBody = noBody
+
+  constructor(
+    callRoute: CallRoute<Route, Parts>,
+    parts: Parts,
+    counter: RouteCounter,
+    request: Request,
+  ) {
+    const { promise, resolve, reject } = Promise.withResolvers<Response>()
+    this.response = promise
+    this.#resolve = resolve
+    this.#reject = reject
+    this.#callRoute = callRoute
+    this.#parts = parts
+    this.#counter = counter
+    this.#request = request
+  }
+
+  start(param: string): void {
+    this.#counter.request()
     try {
-      const planned = plan()
-      const incoming = incomingBody(request, planned.head, parts.limits)
-      if (incoming instanceof Promise) incoming.then(body => send(planned, body)).catch(fail)
-      else send(planned, incoming)
+      const plan = this.#callRoute.plan(this.#parts, this.#request, param)
+      const incoming = incomingBody(this.#request, plan.head, this.#parts.limits)
+      if (incoming instanceof Promise) void this.#sendLater(plan, incoming)
+      else this.#send(plan, incoming)
     } catch (error) {
-      fail(error)
+      this.#fail(error)
     }
-  })
+  }
+
+  async #sendLater(plan: CallPlan<Route>, incoming: Promise<IncomingBody>): Promise<void> {
+    try {
+      this.#send(plan, await incoming)
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  #send({ route, prelude, head }: CallPlan<Route>, incoming: IncomingBody): void {
+    this.#incoming = incoming
+    const { body, length } = incoming
+    this.#parts.idleTimer?.hold(this.#request)
+    const headers = prelude + head.lines
+    this.#parts.invoker.call(route, { headers, body, length, caller: this.#request }, this)
+  }
+
+  answered(result: CallResult): void {
+    try {
+      if (result.ok) return this.#finish(this.#callRoute.answer(result, this.#request.method))
+      const isTooLarge = this.#incoming.isTooLarge()
+      const error = isTooLarge ? new FndError('request-body-too-large') : result.error
+      this.#finish(failure(error, callHeaders(result.call)))
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  #finish(response: Response): void {
+    const { status } = response
+    // What a function does wrong is the fault of who wrote it.
+    const blame = status === 502 || status === 504 ? 'user' : undefined
+    this.#counter.response(status, performance.now() - this.#startedMs, blame)
+    this.#parts.idleTimer?.release(this.#request)
+    this.#resolve(response)
+  }
+
+  #fail(error: unknown): void {
+    if (!(error instanceof FndError)) return this.#reject(error)
+    this.#finish(failure(error, uncalledHeaders(this.#parts.newCallId())))
+  }
 }

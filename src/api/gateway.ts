@@ -7,6 +7,7 @@ import type { FnRoute } from '../store/state.ts'
 import {
   answerCall,
   type CallPlan,
+  type CallRoute,
   callHeaders,
   failure,
   type HeaderPairs,
@@ -29,8 +30,7 @@ export function gatewayApi(parts: InvokeParts) {
   return new Elysia({ name: 'gateway' })
     .all(
       '/t/:app',
-      ({ request, params }) =>
-        answerCall(parts, counter, request, () => planOf(parts, request, params.app), answer),
+      ({ request, params }) => answerCall(callRoute, parts, counter, request, params.app),
       {
         parse: 'none',
         params: t.Object({ app: t.String() }),
@@ -39,8 +39,7 @@ export function gatewayApi(parts: InvokeParts) {
     )
     .all(
       '/t/:app/*',
-      ({ request, params }) =>
-        answerCall(parts, counter, request, () => planOf(parts, request, params.app), answer),
+      ({ request, params }) => answerCall(callRoute, parts, counter, request, params.app),
       {
         parse: 'none',
         params: t.Object({ app: t.String(), '*': t.String() }),
@@ -49,7 +48,7 @@ export function gatewayApi(parts: InvokeParts) {
     )
 }
 
-function planOf(parts: InvokeParts, request: Request, appParam: string): CallPlan<FnRoute> {
+function plan(parts: InvokeParts, request: Request, appParam: string): CallPlan<FnRoute> {
   const url = parseableUrl(request.url)
   const route = routeOf(parts, url, appParam)
   checkInvokeKey(route.app, request.headers)
@@ -144,3 +143,5 @@ function answer({ reply, call }: CallResult & { ok: true }, method: string): Res
   const headers: HeaderPairs = [...callHeaders(call), ...passed.headers]
   return new Response(permittedBody(reply.body, status, method), { status, headers })
 }
+
+const callRoute: CallRoute<FnRoute, InvokeParts> = { plan, answer }

@@ -7,6 +7,7 @@ import type { FnRoute, Routes } from '../store/state.ts'
 import {
   answerCall,
   type CallPlan,
+  type CallRoute,
   type CallRouteParts,
   callHeaders,
   type HeaderPairs,
@@ -25,8 +26,7 @@ export function invokeApi(parts: InvokeParts) {
   const counter = parts.counterOf('POST', '/invoke/:fn_id')
   return new Elysia({ name: 'invoke' }).post(
     '/invoke/:fn_id',
-    ({ request, params }) =>
-      answerCall(parts, counter, request, () => planOf(parts, request, params.fn_id), answer),
+    ({ request, params }) => answerCall(callRoute, parts, counter, request, params.fn_id),
     {
       parse: 'none',
       params: t.Object({ fn_id: t.String() }),
@@ -39,7 +39,7 @@ export function invokeApi(parts: InvokeParts) {
   )
 }
 
-function planOf(parts: InvokeParts, request: Request, fnId: string): CallPlan<FnRoute> {
+function plan(parts: InvokeParts, request: Request, fnId: string): CallPlan<FnRoute> {
   const route = parts.routes.fnById(fnId)
   if (route === undefined) throw new FndError('fn-not-found')
   checkInvokeKey(route.app, request.headers)
@@ -82,3 +82,5 @@ function headerOf(headers: readonly string[], lowerName: string): string | undef
   }
   return undefined
 }
+
+const callRoute: CallRoute<FnRoute, InvokeParts> = { plan, answer }

@@ -47,7 +47,9 @@ interface CallKeeper {
 }
 
 /** Is told once what came of a call; a streamed body may go on after that. */
-export type CallDone = (result: CallResult) => void
+export interface CallAsker {
+  answered(result: CallResult): void
+}
 
 const endOfFault = {
   refused: 'closed-before-head',
@@ -64,7 +66,7 @@ export class ActiveCall extends CallLife implements ExchangeSink {
   readonly spec: FnSpec
   readonly arrivedMs: number
   readonly request: CallRequest
-  readonly done: CallDone
+  readonly asker: CallAsker
   /** The caller left. */
   isAbandoned = false
   /** Whether somebody listens to the caller's signal. */
@@ -87,7 +89,7 @@ export class ActiveCall extends CallLife implements ExchangeSink {
     keeper: CallKeeper,
     about: { readonly id: string; readonly spec: FnSpec; readonly arrivedMs: number },
     request: CallRequest,
-    done: CallDone,
+    asker: CallAsker,
   ) {
     super(about.arrivedMs)
     this.#keeper = keeper
@@ -95,7 +97,7 @@ export class ActiveCall extends CallLife implements ExchangeSink {
     this.spec = about.spec
     this.arrivedMs = about.arrivedMs
     this.request = request
-    this.done = done
+    this.asker = asker
   }
 
   replied(reply: Reply): void {

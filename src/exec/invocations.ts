@@ -6,7 +6,7 @@
 import type { ErrorCode } from '../errors.ts'
 import type { FnRoute } from '../store/state.ts'
 import type { FnMetrics } from '../watch/fn-metrics.ts'
-import type { ActiveCall, CallDone, CallRequest } from './active-call.ts'
+import type { ActiveCall, CallAsker, CallRequest } from './active-call.ts'
 import type { CallEnd } from './call.ts'
 import type { FnSpec } from './driver.ts'
 import type { CallObserver, Runner } from './runner.ts'
@@ -29,8 +29,8 @@ export class Invocations {
     this.#parts = parts
   }
 
-  call(route: FnRoute, request: CallRequest, done: CallDone): void {
-    this.#parts.runner.call(this.specOf(route), request, done)
+  call(route: FnRoute, request: CallRequest, asker: CallAsker): void {
+    this.#parts.runner.call(this.specOf(route), request, asker)
   }
 
   /** The spec of a route, defined in the pool. */

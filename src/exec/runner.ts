@@ -8,7 +8,7 @@ import { assert, type ErrorCode, FndError } from '../errors.ts'
 import { Client, type Reply } from '../http/client.ts'
 import { ExchangeError } from '../http/exchange-error.ts'
 import type { IdSource } from '../ids.ts'
-import { ActiveCall, type CallDone, type CallRequest, type Running } from './active-call.ts'
+import { ActiveCall, type CallAsker, type CallRequest, type Running } from './active-call.ts'
 import { type CallEnd, codeOf } from './call.ts'
 import { CallList } from './call-list.ts'
 import type { Driver, FnSpec, Instance } from './driver.ts'
@@ -128,12 +128,13 @@ export class Runner {
   }
 
   /**
-   * Runs one call of a defined spec; `done` hears of it when the head of its reply is here, perhaps
-   * within this call. By callbacks, because each promise on the way would cost as much as the pool.
+   * Runs one call of a defined spec; `asker` hears of it when the head of its reply is here,
+   * perhaps within this call. By callbacks, because each promise on the way would cost as much as
+   * the pool.
    */
-  call(spec: FnSpec, request: CallRequest, done: CallDone): void {
+  call(spec: FnSpec, request: CallRequest, asker: CallAsker): void {
     const about = { id: this.#options.ids.next(), spec, arrivedMs: this.#now() }
-    const call = new ActiveCall(this, about, request, done)
+    const call = new ActiveCall(this, about, request, asker)
     this.#options.calls.queued(spec)
     if (this.#isDraining) return this.#refuse(call, new FndError('shutting-down'))
     this.#place(call, call.arrivedMs)
@@ -163,7 +164,7 @@ export class Runner {
 
   #fail(call: ActiveCall, error: FndError): void {
     call.answeredMs = this.#now()
-    call.done({ ok: false, call, error })
+    call.asker.answered({ ok: false, call, error })
   }
 
   /** The caller went away. */
@@ -205,7 +206,7 @@ export class Runner {
   replied(call: ActiveCall, reply: Reply): void {
     if (reply.status !== 200) return this.#fail(call, refusalOf(reply))
     call.answeredMs = this.#now()
-    call.done({ ok: true, call, reply })
+    call.asker.answered({ ok: true, call, reply })
   }
 
   /** Fn-Deadline has whole seconds, so calls of one second share its text. */

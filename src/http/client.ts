@@ -60,7 +60,6 @@ export interface ExchangeSink {
 
 /** Bytes of a streamed reply that wait in memory for a slow reader before the socket is paused. */
 const streamWindowBytes = 256 * 1024
-const emptyBody = new Uint8Array(0)
 /** Chunks of a request below this are copied into one piece with their framing. */
 const smallChunkBytesMax = 16 * 1024
 
@@ -225,7 +224,7 @@ class Connection {
     if (typeof framing === 'number') {
       if (bodyBytesMax > 0 && framing > bodyBytesMax) return this.abort('body-too-large')
       if (rest.length >= framing) {
-        const body = framing === 0 ? emptyBody : rest.subarray(0, framing)
+        const body = rest.length === framing ? rest : rest.subarray(0, framing)
         sink.replied({ status, headers, length: framing, body })
         return this.#finish(rest.length === framing)
       }
