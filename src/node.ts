@@ -169,6 +169,7 @@ function makeExec(config: Config, store: Store, parts: ExecParts) {
     if (after === undefined && before !== undefined) {
       metrics.forgetFn(fnId)
       counter.forget(fnId)
+      output.forgetFn(fnId)
     }
   })
   return { runner, invocations, watch }

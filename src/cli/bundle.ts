@@ -4,19 +4,8 @@
  */
 import { existsSync, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join, relative, resolve, sep } from 'node:path'
+import type { Manifest } from '../store/manifest.ts'
 import { CliError } from './failure.ts'
-
-/** `fnd.json` at the root of a bundle: how to run it. */
-export interface Manifest {
-  readonly version: 1
-  /** `module`: JavaScript run by fnd itself. `program`: an executable. */
-  readonly kind: 'module' | 'program'
-  readonly entry: string
-  /** Calls that one instance takes at a time, unless the function says otherwise; absent: 1. */
-  readonly concurrency?: number
-  /** The module speaks the contract by itself, through Fn's development kit. */
-  readonly form?: 'fdk'
-}
 
 export interface BundleFile {
   /** Below the bundle's root, with `/`. */

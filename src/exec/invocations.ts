@@ -62,14 +62,15 @@ export class Invocations {
 /** Counts calls into the metrics of their functions. */
 export class CallCounter implements CallObserver {
   readonly #metricsOf: (spec: FnSpec) => FnMetrics
-  readonly #byKey = new Map<string, FnMetrics>()
+  readonly #byFn = new Map<string, FnMetrics>()
 
   constructor(metricsOf: (spec: FnSpec) => FnMetrics) {
     this.#metricsOf = metricsOf
   }
 
-  forget(key: string): void {
-    this.#byKey.delete(key)
+  /** The function is gone. What its last calls still come to is counted no more. */
+  forget(fnId: string): void {
+    this.#byFn.delete(fnId)
   }
 
   queued(spec: FnSpec): void {
@@ -77,13 +78,13 @@ export class CallCounter implements CallObserver {
   }
 
   placed(call: ActiveCall): void {
-    this.#of(call.spec).start()
+    this.#byFn.get(call.spec.fnId)?.start()
   }
 
   refused(call: ActiveCall, code: ErrorCode): void {
     const waitMs = call.phases(call.answeredMs).queueMs
     const end = code === 'client-gone' ? 'canceled' : code === 'busy' ? 'busy' : 'error'
-    this.#of(call.spec).leave(Math.max(0, waitMs), end)
+    this.#byFn.get(call.spec.fnId)?.leave(Math.max(0, waitMs), end)
   }
 
   released(call: ActiveCall, end: CallEnd): void {
@@ -97,14 +98,14 @@ export class CallCounter implements CallObserver {
           : end.what === 'client-gone'
             ? 'canceled'
             : 'error'
-    this.#of(call.spec).done(queueMs, startMs, runMs, how)
+    this.#byFn.get(call.spec.fnId)?.done(queueMs, startMs, runMs, how)
   }
 
   #of(spec: FnSpec): FnMetrics {
-    let metrics = this.#byKey.get(spec.key)
+    let metrics = this.#byFn.get(spec.fnId)
     if (metrics === undefined) {
       metrics = this.#metricsOf(spec)
-      this.#byKey.set(spec.key, metrics)
+      this.#byFn.set(spec.fnId, metrics)
     }
     return metrics
   }

@@ -157,6 +157,7 @@ export class Runner {
   /** The call ends without a slot. */
   #refuse(call: ActiveCall, error: FndError): void {
     this.#calls.delete(call)
+    call.answeredMs = this.#now()
     this.#options.calls.refused(call, error.code)
     this.#fail(call, error)
     if (this.#isDraining) this.#checkQuiet()
