@@ -179,7 +179,10 @@ function specOfRoute({ app, fn }: FnRoute, store: Store): FnSpec {
   const bundle = fn.image.startsWith(bundlePrefix)
     ? store.bundles.get(fn.image.slice(bundlePrefix.length))
     : undefined
-  return specOf(app, fn, fnSettings(fn.annotations), bundle?.manifest.concurrency ?? 1)
+  return specOf(app, fn, fnSettings(fn.annotations), {
+    concurrency: bundle?.manifest.concurrency ?? 1,
+    pauseAfterMs: Infinity,
+  })
 }
 
 type ListenParts = ReturnType<typeof makeExec> & {

@@ -20,7 +20,23 @@ export interface FnSpec {
   readonly instancesMax: number
   /** `none` cuts the instance off from every network, loopback included. */
   readonly network: 'host' | 'none'
+  /** How the program is spoken to; all but http-stream are for containers (fn-api.md §2.8). */
+  readonly format: Format
+  /** Whose rules hold where the older formats of Fn and IronFunctions differ (fn-api.md §3.4). */
+  readonly dialect: 'fn' | 'iron'
+  /** When the image is fetched from its registry. */
+  readonly pull: 'missing' | 'always' | 'never'
+  /** An idle instance is paused after this time, where its driver can; Infinity: never. */
+  readonly pauseAfterMs: number
+  /** Where the output of its containers goes besides; '' for nowhere. */
+  readonly syslogUrl: string
 }
+
+/**
+ * `http-stream`: HTTP over a unix socket. `http` and `json`: call after call over stdin and stdout.
+ * `default`: a container for each call.
+ */
+export type Format = 'http-stream' | 'http' | 'json' | 'default'
 
 /** Where an instance's output goes. `text` holds whole lines or pieces of them, not yet split. */
 export interface OutputSink {
@@ -50,6 +66,10 @@ export interface Instance {
   stop(graceMs: number): Promise<void>
   /** Resident bytes of all its processes, or undefined where the host cannot tell. */
   memoryBytes(): number | undefined
+  /** Takes the processor from it while it is idle. Rejects with `FndError`; then it still runs. */
+  pause?(): Promise<void>
+  /** Rejects with `FndError` when it cannot be had back; then it is fit only to be stopped. */
+  resume?(): Promise<void>
 }
 
 /** One way to run functions. Each driver passes `test/contract/driver.ts`. */

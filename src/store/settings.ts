@@ -21,7 +21,19 @@ export interface FnSettings {
   readonly instancesMax?: number
   /** `none` cuts instances off from every network. */
   readonly network?: 'host' | 'none'
+  /** How a container is spoken to. */
+  readonly format?: (typeof formats)[number]
+  /** Whose rules hold where the older formats of Fn and IronFunctions differ. */
+  readonly dialect?: (typeof dialects)[number]
+  /** When an image is fetched from its registry. */
+  readonly pull?: (typeof pulls)[number]
+  /** An idle container is paused after this time; Infinity: never. */
+  readonly pauseAfterMs?: number
 }
+
+const formats = ['http-stream', 'http', 'json', 'default'] as const
+const dialects = ['fn', 'iron'] as const
+const pulls = ['missing', 'always', 'never'] as const
 
 type Check = (value: unknown) => string | undefined
 
@@ -51,6 +63,10 @@ const checks: Readonly<Record<'app' | 'fn' | 'trigger', ReadonlyMap<string, Chec
     ['fnd.io/min-instances', integerFrom(0, 1000)],
     ['fnd.io/max-instances', integerFrom(1, 1000)],
     ['fnd.io/network', oneOf('host', 'none')],
+    ['fnd.io/format', oneOf(...formats)],
+    ['fnd.io/dialect', oneOf(...dialects)],
+    ['fnd.io/pull', oneOf(...pulls)],
+    ['fnd.io/pause-after-ms', integerFrom(-1, 3_600_000)],
   ]),
   trigger: new Map(),
 }
@@ -83,12 +99,28 @@ export function fnSettings(annotations: Annotations): FnSettings {
   const min = annotations['fnd.io/min-instances']
   const max = annotations['fnd.io/max-instances']
   const network = annotations['fnd.io/network']
+  const pauseText = annotations['fnd.io/pause-after-ms']
+  const pause = pauseText === undefined ? undefined : Number(pauseText)
   return {
     ...(concurrency === undefined ? {} : { concurrency: Number(concurrency) }),
     ...(min === undefined ? {} : { instancesMin: Number(min) }),
     ...(max === undefined ? {} : { instancesMax: Number(max) }),
     ...(network === undefined ? {} : { network: network === '"none"' ? 'none' : 'host' }),
+    ...wordSetting(annotations, 'format', formats),
+    ...wordSetting(annotations, 'dialect', dialects),
+    ...wordSetting(annotations, 'pull', pulls),
+    ...(pause === undefined ? {} : { pauseAfterMs: pause < 0 ? Infinity : pause }),
   }
+}
+
+function wordSetting<N extends string, W extends string>(
+  annotations: Annotations,
+  name: N,
+  words: readonly W[],
+): { readonly [K in N]?: W } {
+  const text = annotations[`${settingPrefix}${name}`]
+  const word = words.find(one => text === JSON.stringify(one))
+  return (word === undefined ? {} : { [name]: word }) as { readonly [K in N]?: W }
 }
 
 function digest(key: string): Buffer {

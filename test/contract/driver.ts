@@ -67,6 +67,11 @@ export function specOf(image: string, overrides: Partial<FnSpec> = {}): FnSpec {
     instancesMin: 0,
     instancesMax: 10,
     network: 'host',
+    format: 'http-stream',
+    dialect: 'fn',
+    pull: 'missing',
+    pauseAfterMs: Number.POSITIVE_INFINITY,
+    syslogUrl: '',
     ...rest,
   }
 }
