@@ -172,6 +172,11 @@ const table = {
     status: 501,
     message: 'Detach call functions are not supported on this server',
   },
+  'docker-unavailable': {
+    status: 503,
+    message: 'The Docker daemon cannot be reached',
+    retryAfterS: 5,
+  },
   'image-driver-missing': {
     status: 502,
     message: 'Failed to pull image',
