@@ -131,6 +131,13 @@ function nativePlugin(target: Target): BunPlugin {
       build.onResolve({ filter: /^(msgpackr-extract|cpu-features)$|sshcrypto\.node$/ }, args => {
         return { path: args.path, namespace: 'native-absent' }
       })
+      // dockerode loads these for what fnd does not use: hosts by ssh, and BuildKit.
+      build.onResolve({ filter: /^(ssh2|@grpc\/grpc-js|@grpc\/proto-loader)$/ }, args => {
+        return { path: args.path, namespace: 'unused' }
+      })
+      build.onLoad({ filter: /.*/, namespace: 'unused' }, () => {
+        return { contents: 'module.exports = {}', loader: 'js' }
+      })
       build.onLoad({ filter: /.*/, namespace: 'native-absent' }, args => {
         return { contents: `throw new Error('${args.path} is not embedded')`, loader: 'js' }
       })

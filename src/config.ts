@@ -2,9 +2,10 @@
  * The only reader of the environment. Flags win over FND_ variables, those over FN_ variables;
  * `NAME_FILE` names a file that holds the value. Returns a frozen `Config`, or every fault at once.
  */
-import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { type DockerConfig, readDocker } from './config-docker.ts'
+import { type Env, Reader, timerMsMax } from './config-reader.ts'
 
 export interface Config {
   readonly host: string
@@ -20,6 +21,7 @@ export interface Config {
   readonly cors: { readonly origins: readonly string[]; readonly headers: readonly string[] }
   readonly limits: Limits
   readonly exec: ExecConfig
+  readonly docker: DockerConfig
 }
 
 /** Zero means "no limit" where the text says so. */
@@ -75,85 +77,10 @@ export type ConfigResult =
   | { readonly ok: true; readonly config: Config }
   | { readonly ok: false; readonly faults: readonly string[] }
 
-type Env = Readonly<Record<string, string | undefined>>
-
 const mib = 1024 * 1024
-
-/** A timer of more fires at once. */
-const timerMsMax = 2 ** 31 - 1
 
 /** What Bun's server enforces unless it is told otherwise. */
 export const requestHeaderBytesDefault = 16 * 1024
-
-/** One variable, by any of its names; `NAME_FILE` reads the file and drops its last newline. */
-function lookup(env: Env, names: readonly string[], faults: string[]): string | undefined {
-  for (const name of names) {
-    const value = env[name]
-    if (value !== undefined && value !== '') return value
-    const file = env[`${name}_FILE`]
-    if (file === undefined || file === '') continue
-    try {
-      return readFileSync(file, 'utf8').replace(/\r?\n$/, '')
-    } catch (cause) {
-      faults.push(`${name}_FILE: cannot read ${file} (${(cause as Error).message})`)
-    }
-  }
-  return undefined
-}
-
-class Reader {
-  readonly faults: string[] = []
-  readonly #env: Env
-
-  constructor(env: Env) {
-    this.#env = env
-  }
-
-  text(names: readonly string[], fallback: string): string {
-    return lookup(this.#env, names, this.faults) ?? fallback
-  }
-
-  count(
-    names: readonly string[],
-    fallback: number,
-    { min = 0, max = Number.MAX_SAFE_INTEGER } = {},
-  ): number {
-    const text = lookup(this.#env, names, this.faults)
-    if (text === undefined) return fallback
-    const value = Number(text)
-    if (Number.isSafeInteger(value) && value >= min && value <= max) return value
-    this.faults.push(`${names[0]}: "${text}" is not a whole number from ${min} to ${max}`)
-    return fallback
-  }
-
-  /** Go durations as Fn takes them (`30s`, `500ms`, `2m`), or plain seconds. In ms. */
-  durationMs(names: readonly string[], fallbackMs: number): number {
-    const text = lookup(this.#env, names, this.faults)
-    if (text === undefined) return fallbackMs
-    const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/.exec(text)
-    if (match === null) {
-      this.faults.push(`${names[0]}: "${text}" is not a duration such as 500ms, 30s or 2m`)
-      return fallbackMs
-    }
-    const unitMs = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[match[2] ?? 's'] ?? 1000
-    const valueMs = Number(match[1]) * unitMs
-    if (valueMs <= timerMsMax) return valueMs
-    this.faults.push(`${names[0]}: "${text}" is more than ${Math.floor(timerMsMax / 3_600_000)}h`)
-    return fallbackMs
-  }
-
-  flag(names: readonly string[]): boolean {
-    const text = this.text(names, '')
-    return text !== '' && !/^(0|false|no|off)$/i.test(text)
-  }
-
-  list(names: readonly string[]): string[] {
-    return this.text(names, '')
-      .split(',')
-      .map(part => part.trim())
-      .filter(part => part !== '')
-  }
-}
 
 /** `host:port`, `:port`, `port` or `[v6]:port`. */
 export function parseListen(text: string): { host: string; port: number } | undefined {
@@ -211,6 +138,7 @@ export function readConfig(flags: ConfigFlags, env: Env): ConfigResult {
     },
     limits: readLimits(read),
     exec: readExec(read),
+    docker: readDocker(read, homeFrom(env)),
   }
   if (read.faults.length > 0) return { ok: false, faults: read.faults }
   return { ok: true, config: Object.freeze(config) }

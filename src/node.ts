@@ -10,6 +10,7 @@ import { metricsApi } from './api/metrics.ts'
 import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
+import { type DockerParts, openDocker } from './exec/docker/open.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
 import { Cores, memoryMbFor } from './exec/host.ts'
 import { InstanceWatch } from './exec/instance-watch.ts'
@@ -64,8 +65,10 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
       onSparesGivenUp: detail => log.warn({ detail }, 'no spare workers: starts take longer'),
     }),
   )
+  const docker = opening.use(dockerFor(config, store, { ids, output, log }))
   const metrics = new Metrics({ clock: systemClock, version, commit })
-  const parts = makeExec(config, store, { ids, output, drivers: [driver], metrics, log })
+  const drivers = [driver, docker.driver]
+  const parts = makeExec(config, store, { ids, output, drivers, metrics, log })
   const state = { isDraining: false }
   await limitRequestHeads(config.limits.requestHeaderBytesMax)
   const server = listen(config, log, store, {
@@ -73,6 +76,7 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     ids,
     output,
     driver,
+    docker,
     metrics,
     token,
     state,
@@ -111,6 +115,23 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     return stopping
   }
   return { url, stop, closed: closed.promise, [Symbol.asyncDispose]: stop }
+}
+
+function dockerFor(
+  config: Config,
+  store: Store,
+  parts: { readonly ids: IdSource; readonly output: CallOutput; readonly log: Logger },
+): DockerParts {
+  const { clusterId, nodeId } = store.status()
+  return openDocker({
+    dataDir: config.dataDir,
+    nodeId: `${clusterId}-${nodeId}`,
+    config: config.docker,
+    limits: config.exec,
+    output: parts.output,
+    newId: () => parts.ids.next(),
+    log: parts.log,
+  })
 }
 
 /** After the last call ended its answer may still be on its way out. */
@@ -163,7 +184,9 @@ function makeExec(config: Config, store: Store, parts: ExecParts) {
     calls: counter,
     instances: watch,
   })
-  const invocations = new Invocations({ runner, specOf: route => specOfRoute(route, store) })
+  const { pauseAfterMs } = config.docker
+  const specOf = (route: FnRoute) => specOfRoute(route, store, pauseAfterMs)
+  const invocations = new Invocations({ runner, specOf })
   store.routes.onChange(({ fnId, before, after }) => {
     invocations.routeChanged(fnId, after)
     if (after === undefined && before !== undefined) {
@@ -175,13 +198,13 @@ function makeExec(config: Config, store: Store, parts: ExecParts) {
   return { runner, invocations, watch }
 }
 
-function specOfRoute({ app, fn }: FnRoute, store: Store): FnSpec {
+function specOfRoute({ app, fn }: FnRoute, store: Store, pauseAfterMs: number): FnSpec {
   const bundle = fn.image.startsWith(bundlePrefix)
     ? store.bundles.get(fn.image.slice(bundlePrefix.length))
     : undefined
   return specOf(app, fn, fnSettings(fn.annotations), {
     concurrency: bundle?.manifest.concurrency ?? 1,
-    pauseAfterMs: Infinity,
+    pauseAfterMs,
   })
 }
 
@@ -189,15 +212,16 @@ type ListenParts = ReturnType<typeof makeExec> & {
   readonly ids: IdSource
   readonly output: CallOutput
   readonly driver: ProcessDriver
+  readonly docker: DockerParts
   readonly metrics: Metrics
   readonly token: string
   readonly state: { readonly isDraining: boolean }
 }
 
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
-  const { runner, invocations, watch, output, driver, metrics, token, state, ids } = parts
+  const { invocations, metrics, token, state, ids, output } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
-  const reports = makeReports({ config, store, runner, watch, output, driver, disk, invocations })
+  const reports = makeReports({ ...parts, config, store, disk })
   metrics.watch(reports.sources)
   // Bun counts in whole seconds, at most 255; 0 means no limit.
   const idleS = Math.min(255, Math.ceil(config.limits.connectionIdleS))
@@ -251,12 +275,12 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
 
 function readyChecks(
   isDraining: boolean,
-  reports: { readonly diskCheck: () => ReadyCheck },
+  reports: { readonly diskCheck: () => ReadyCheck; readonly dockerCheck: () => ReadyCheck },
 ): ReadyCheck[] {
   const draining: ReadyCheck = isDraining
     ? { name: 'accepting', ok: false, reason: 'the node is shutting down', retryAfterS: 5 }
     : { name: 'accepting', ok: true }
-  return [draining, reports.diskCheck()]
+  return [draining, reports.diskCheck(), reports.dockerCheck()]
 }
 
 /** Removes bundles that no function refers to any more. */
