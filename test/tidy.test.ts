@@ -51,12 +51,19 @@ const pairs: readonly (readonly [string, string])[] = [
 /** Pure cores: no effects, no time, no chance; they use each other and errors.ts. */
 const coreFiles = [
   /^src\/exec\/(call|pool|scale|eviction)\.ts$/,
+  /^src\/exec\/docker\/(format-\w+|refusal|sniff)\.ts$/,
   /^src\/store\/apply\.ts$/,
   /^src\/lb\/(ring|score)\.ts$/,
   /^src\/raft\/(types|quorum|confchange|log|progress|readindex|core|role-\w+|describe)\.ts$/,
 ]
 /** Pure files that only serve a core: a core may use them, and they obey the same rules. */
-const coreParts = ['src/store/rows.ts', 'src/exec/fleet.ts', 'src/exec/roster.ts']
+const coreParts = [
+  'src/store/rows.ts',
+  'src/exec/fleet.ts',
+  'src/exec/roster.ts',
+  'src/http/wire.ts',
+  'src/http/headers.ts',
+]
 
 /**
  * Where programs begin. The worker runs in processes of functions; the addon loader is reached

@@ -11,6 +11,7 @@ import type { IdSource } from '../ids.ts'
 import { ActiveCall, type CallAsker, type CallRequest, type Running } from './active-call.ts'
 import { type CallEnd, codeOf } from './call.ts'
 import { CallList } from './call-list.ts'
+import { refusalFrom } from './docker/refusal.ts'
 import type { Driver, FnSpec, Instance } from './driver.ts'
 import { type Effect, type InstanceId, Pool, type PoolLimits } from './pool.ts'
 
@@ -205,7 +206,7 @@ export class Runner {
 
   /** The head of the reply is here; what is not 200 is a failure, whose body is for nobody. */
   replied(call: ActiveCall, reply: Reply): void {
-    if (reply.status !== 200) return this.#fail(call, refusalOf(reply))
+    if (reply.status !== 200) return this.#fail(call, refusalOf(call.spec, reply))
     call.answeredMs = this.#now()
     call.asker.answered({ ok: true, call, reply })
   }
@@ -417,10 +418,14 @@ export class Runner {
 
 type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never
 
-/** Fn's contract for replies that are not 200 (fn-api §2.3); their bodies are for nobody. */
-function refusalOf(reply: Reply): FndError {
+/**
+ * Fn's contract for replies that are not 200 (fn-api §2.3); their bodies are for nobody. Behind the
+ * older formats is a bridge of fnd's own, which knows more than the contract can say.
+ */
+function refusalOf({ format }: FnSpec, reply: Reply): FndError {
   if (reply.body instanceof ReadableStream) void discard(reply.body)
-  return new FndError(codeOf({ what: 'answered', status: reply.status }) ?? 'internal')
+  const told = format === 'http-stream' ? undefined : refusalFrom(reply.headers)
+  return told ?? new FndError(codeOf({ what: 'answered', status: reply.status }) ?? 'internal')
 }
 
 /** Reads a body to its end, so that the connection and the instance stay usable. */
