@@ -128,6 +128,10 @@ function dockerFor(
     nodeId: `${clusterId}-${nodeId}`,
     config: config.docker,
     limits: config.exec,
+    answerLimits: {
+      headBytesMax: config.limits.responseHeaderBytesMax,
+      bodyBytesMax: config.limits.responseBytesMax,
+    },
     output: parts.output,
     newId: () => parts.ids.next(),
     log: parts.log,
