@@ -18,6 +18,7 @@ import { CallOutput } from './exec/output.ts'
 import { ProcessDriver } from './exec/process.ts'
 import { Runner } from './exec/runner.ts'
 import { specOf } from './exec/spec.ts'
+import { SyslogSender } from './exec/syslog.ts'
 import { IdSource } from './ids.ts'
 import type { Logger } from './log.ts'
 import { makeReports } from './reports.ts'
@@ -54,6 +55,8 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
   const token = config.isAuthOff ? '' : ensureAdminToken(config.dataDir)
   const ids = newIdSource()
   const output = new CallOutput({ limits: config.limits, clock: systemClock, logger: log })
+  // Before the driver, so that it ends after the last instance has.
+  const syslog = opening.use(new SyslogSender({ logger: log }))
   const driver = opening.use(
     await ProcessDriver.open({
       dataDir: config.dataDir,
@@ -65,13 +68,14 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     }),
   )
   const metrics = new Metrics({ clock: systemClock, version, commit })
-  const parts = makeExec(config, store, { ids, output, drivers: [driver], metrics, log })
+  const parts = makeExec(config, store, { ids, output, syslog, drivers: [driver], metrics, log })
   const state = { isDraining: false }
   await limitRequestHeads(config.limits.requestHeaderBytesMax)
   const server = listen(config, log, store, {
     ...parts,
     ids,
     output,
+    syslog,
     driver,
     metrics,
     token,
@@ -134,16 +138,17 @@ function newIdSource(): IdSource {
 interface ExecParts {
   readonly ids: IdSource
   readonly output: CallOutput
+  readonly syslog: SyslogSender
   readonly drivers: readonly Driver[]
   readonly metrics: Metrics
   readonly log: Logger
 }
 
 function makeExec(config: Config, store: Store, parts: ExecParts) {
-  const { ids, output, drivers, metrics, log } = parts
+  const { ids, output, syslog, drivers, metrics, log } = parts
   const cpus = availableParallelism()
   const counter = new CallCounter(spec => metrics.fn(spec))
-  const watch = new InstanceWatch(output, log)
+  const watch = new InstanceWatch(output, syslog, log)
   const cores = new Cores()
   const runner = new Runner({
     clock: systemClock,
@@ -188,6 +193,7 @@ function specOfRoute({ app, fn }: FnRoute, store: Store): FnSpec {
 type ListenParts = ReturnType<typeof makeExec> & {
   readonly ids: IdSource
   readonly output: CallOutput
+  readonly syslog: SyslogSender
   readonly driver: ProcessDriver
   readonly metrics: Metrics
   readonly token: string
@@ -195,9 +201,9 @@ type ListenParts = ReturnType<typeof makeExec> & {
 }
 
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
-  const { runner, invocations, watch, output, driver, metrics, token, state, ids } = parts
+  const { invocations, output, metrics, token, state, ids } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
-  const reports = makeReports({ config, store, runner, watch, output, driver, disk, invocations })
+  const reports = makeReports({ ...parts, config, store, disk })
   metrics.watch(reports.sources)
   // Bun counts in whole seconds, at most 255; 0 means no limit.
   const idleS = Math.min(255, Math.ceil(config.limits.connectionIdleS))
