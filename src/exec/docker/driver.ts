@@ -47,6 +47,8 @@ export interface DockerDriverOptions {
   readonly output: OutputSink
   /** Of answers over stdout. */
   readonly answerLimits: TalkLimits
+  /** Whether the receiver of a syslog URL is there. Rejects with `FndError`. */
+  readonly checkSyslog: (url: string) => Promise<void>
   readonly newId: () => string
   readonly onNotice: (detail: string) => void
 }
@@ -100,6 +102,7 @@ export class DockerDriver implements Driver {
     const { engine, images, answerLimits } = this.#options
     let dir: RendezvousDir | undefined
     try {
+      if (spec.syslogUrl !== '') await this.#options.checkSyslog(spec.syslogUrl)
       await engine.facts()
       const image = (await images.ensure(spec)).id
       dir = this.#rendezvousDirs().make(rendezvousName(instanceId))

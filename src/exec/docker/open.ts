@@ -15,6 +15,7 @@ export interface DockerOptions {
   readonly limits: ContainerLimits & { readonly startTimeoutMs: number }
   readonly output: OutputSink
   readonly answerLimits: TalkLimits
+  readonly checkSyslog: (url: string) => Promise<void>
   readonly newId: () => string
   readonly log: Logger
 }
