@@ -133,7 +133,7 @@ describe('hot', () => {
     expect(driver.started).toBeLessThanOrEqual(2)
   })
 
-  test('an invalid answer is told in Fn’s words, and a new instance takes the next call', async () => {
+  test('an invalid answer is told in Fn’s words, and a new instance starts', async () => {
     const { call, driver } = open(fixture('json'), { format: 'json' })
     expect(await textOf(await call('list'))).toBe(
       '502 function-response-invalid: ' +
