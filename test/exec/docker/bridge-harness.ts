@@ -17,6 +17,7 @@ import type { ExchangeFault } from '../../../src/http/exchange-error.ts'
 import { specOf } from '../../contract/driver.ts'
 
 let dir = ''
+export const bridgeDir = () => dir
 const closers: (() => void | Promise<void>)[] = []
 /** To be called by each file of tests. */
 export function useBridges(): void {
@@ -29,12 +30,15 @@ export function useBridges(): void {
   })
 }
 
-const limits = { headBytesMax: 64 * 1024, bodyBytesMax: 0 }
+export const limits = { headBytesMax: 64 * 1024, bodyBytesMax: 0 }
 export const mib = 1024 * 1024
 
 type Child = Bun.Subprocess<'pipe', 'pipe', 'inherit'>
 
-function spawn(command: readonly string[], env: Readonly<Record<string, string>> = {}): Child {
+export function spawn(
+  command: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Child {
   const child = Bun.spawn([...command], {
     stdin: 'pipe',
     stdout: 'pipe',
@@ -48,7 +52,13 @@ function spawn(command: readonly string[], env: Readonly<Record<string, string>>
   return child
 }
 
-function stdioOf(child: Child): Stdio {
+export async function exitOf(child: Child): Promise<Exit> {
+  await child.exited
+  const { exitCode: code, signalCode } = child
+  return { code, signal: signalCode === null ? null : String(signalCode), outOfMemory: false }
+}
+
+export function stdioOf(child: Child): Stdio {
   return {
     stdin: {
       write: async bytes => {
@@ -177,12 +187,7 @@ export function openCold(
       const child = spawn(['busybox', 'sh', '-c', script], env)
       runs.push({ child, signal })
       signal.addEventListener('abort', () => child.kill('SIGKILL'))
-      const exited = child.exited.then(() => ({
-        code: child.exitCode,
-        signal: child.signalCode === null ? null : String(child.signalCode),
-        outOfMemory: false,
-        ...exit,
-      }))
+      const exited = exitOf(child).then(own => ({ ...own, ...exit }))
       return { ...stdioOf(child), exited }
     },
   }
