@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto'
 import { closeSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import type { DockerConfig } from '../../config-docker.ts'
 import { assert, FndError } from '../../errors.ts'
 import type { Driver, FnSpec, Instance, Isolation, OutputSink } from '../driver.ts'
@@ -69,7 +69,7 @@ export class DockerDriver implements Driver {
     this.#options = options
     const { dataDir, config, nodeId } = options
     const hash = createHash('sha256').update(nodeId).digest('hex')
-    const parent = config.iofsDir === '' ? dataDir : config.iofsDir
+    const parent = resolve(config.iofsDir === '' ? dataDir : config.iofsDir)
     this.#base = join(parent, `iofs-${hash.slice(0, 12)}`)
     this.#workshop = new Workshop(options)
   }
@@ -105,6 +105,8 @@ export class DockerDriver implements Driver {
       if (spec.syslogUrl !== '') await this.#options.checkSyslog(spec.syslogUrl)
       await engine.facts()
       const image = (await images.ensure(spec)).id
+      // Containers of an earlier run may still write to the directories that are removed first.
+      if (this.#dirs === undefined) await this.#sweeping
       dir = this.#rendezvousDirs().make(rendezvousName(instanceId))
       const order = { spec, instanceId, image }
       if (spec.format === 'http-stream') return await this.#startStream(order, dir, signal)
@@ -172,18 +174,17 @@ export class DockerDriver implements Driver {
   }
 
   #rendezvousDirs(): RendezvousDirs {
-    const { config, engine } = this.#options
+    const { config, engine, onNotice } = this.#options
     this.#dirs ??= openRendezvousDirs({
       base: this.#base,
       dockerBase:
-        config.iofsDockerDir === ''
-          ? this.#base
-          : join(config.iofsDockerDir, this.#base.slice(config.iofsDir.length)),
+        config.iofsDockerDir === '' ? this.#base : join(config.iofsDockerDir, basename(this.#base)),
       areUidsReal: !config.isPrivileged && !engine.isRootless,
       areMountsShared:
         config.host?.kind === 'unix' &&
         config.iofsDockerDir === '' &&
         sharesMountsWithListener(config.host.path),
+      onLeft: reason => onNotice(`a directory for a socket is left: ${reason}`),
     })
     return this.#dirs
   }
