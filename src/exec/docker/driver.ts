@@ -14,7 +14,7 @@ import { isSystemError } from '../libc.ts'
 import { openRendezvous } from '../rendezvous.ts'
 import type { TalkLimits } from './bridge.ts'
 import type { Container } from './container.ts'
-import type { ContainerLimits } from './container-spec.ts'
+import { type ContainerLimits, isConfined } from './container-spec.ts'
 import type { Engine, EngineState } from './engine.ts'
 import { containerIsolation } from './isolation.ts'
 import {
@@ -23,6 +23,7 @@ import {
   type RendezvousDirs,
   rendezvousName,
   sharesMountsWithListener,
+  type Writer,
 } from './rendezvous-dir.ts'
 import { refusedStart, untilSocket } from './start.ts'
 import { startColdStdio, startHotStdio } from './stdio-instance.ts'
@@ -107,7 +108,7 @@ export class DockerDriver implements Driver {
       const image = (await images.ensure(spec)).id
       // Containers of an earlier run may still write to the directories that are removed first.
       if (this.#dirs === undefined) await this.#sweeping
-      dir = this.#rendezvousDirs().make(rendezvousName(instanceId))
+      dir = this.#rendezvousDirs().make(rendezvousName(instanceId), this.#writerFor(spec))
       const order = { spec, instanceId, image }
       if (spec.format === 'http-stream') return await this.#startStream(order, dir, signal)
       const place = { ...order, workshop: this.#workshop, limits: answerLimits, dir }
@@ -173,13 +174,18 @@ export class DockerDriver implements Driver {
     }
   }
 
+  #writerFor(spec: FnSpec): Writer {
+    if (spec.format !== 'http-stream') return 'fnd'
+    return isConfined(spec, this.#options.config) ? 'fn' : 'any'
+  }
+
   #rendezvousDirs(): RendezvousDirs {
     const { config, engine, onNotice } = this.#options
     this.#dirs ??= openRendezvousDirs({
       base: this.#base,
       dockerBase:
         config.iofsDockerDir === '' ? this.#base : join(config.iofsDockerDir, basename(this.#base)),
-      areUidsReal: !config.isPrivileged && !engine.isRootless,
+      areUidsReal: !engine.isRootless,
       areMountsShared:
         config.host?.kind === 'unix' &&
         config.iofsDockerDir === '' &&

@@ -32,9 +32,12 @@ const mountFlags = 2 | 4 | 8
 /** Lets a start that failed find out whether the daemon saw this directory at all. */
 export const markerName = '.fnd'
 
+/** Who binds a socket there: fnd, a container's uid 1000, or whatever user an image names. */
+export type Writer = 'fnd' | 'fn' | 'any'
+
 export interface RendezvousDirs {
   /** Makes one. Throws a system error when the host refuses. */
-  make(name: string): RendezvousDir
+  make(name: string, writer: Writer): RendezvousDir
   /** Removes all of them; their containers should be gone. */
   removeAll(): void
   /** Whether a function cannot fill the disk there. */
@@ -69,15 +72,14 @@ export function openRendezvousDirs(options: RendezvousOptions): RendezvousDirs {
   const areSmall = isRoot && options.areMountsShared
   return {
     areSmall,
-    make: name => {
+    make: (name, writer) => {
       const path = join(base, name)
       mkdirSync(path, { mode: 0o700 })
       try {
-        if (areSmall) mountTmpfs(path)
-        writeFileSync(join(path, markerName), '', { flag: 'wx', mode: 0o444 })
-        // Last, because from then on it is the function's.
-        if (isRoot && options.areUidsReal) chownSync(path, fnUid, fnUid)
-        chmodSync(path, isRoot && options.areUidsReal ? 0o700 : 0o777)
+        if (writer !== 'fnd') {
+          if (areSmall) mountTmpfs(path)
+          giveAway(path, isRoot && options.areUidsReal && writer === 'fn')
+        }
       } catch (cause) {
         remove(path, onLeft)
         throw cause
@@ -86,6 +88,13 @@ export function openRendezvousDirs(options: RendezvousOptions): RendezvousDirs {
     },
     removeAll: () => sweep(base, onLeft),
   }
+}
+
+function giveAway(path: string, hasOwner: boolean): void {
+  writeFileSync(join(path, markerName), '', { flag: 'wx', mode: 0o444 })
+  // Last, because from then on it is the function's.
+  if (hasOwner) chownSync(path, fnUid, fnUid)
+  chmodSync(path, hasOwner ? 0o700 : 0o777)
 }
 
 /** An empty directory of this user's alone; the parent may be one where everybody makes files. */
