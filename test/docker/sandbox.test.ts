@@ -127,7 +127,7 @@ describe('options', () => {
     })
   })
 
-  test('FN_MAX_FS_SIZE_MB is passed on, and where it cannot be had the daemon says why', async () => {
+  test('FN_MAX_FS_SIZE_MB is passed on; where it cannot be had the daemon says why', async () => {
     const parts = await driverWith({ FN_MAX_FS_SIZE_MB: '10' })
     const start = started(parts)
     // Only overlay2 on xfs with quotas, and a few others, have it.
