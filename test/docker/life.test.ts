@@ -1,4 +1,4 @@
-/** From a container's start to its end: good ones, bad ones, hostile ones, and those left behind. */
+/** From a container's start to its end: good ones, bad ones, hostile ones, those left behind. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'bun:test'
 import { createHash } from 'node:crypto'
 import {
