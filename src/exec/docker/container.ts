@@ -39,6 +39,8 @@ const removeTimeoutMs = 20_000
 /** An ended stream is news of an end, which the daemon may know a moment later. */
 const settlePolls = 60
 const attachAgainMs = 1000
+/** While the daemon is away, which costs no request. */
+const awayPollMs = 200
 const pauseTimeoutMs = 5000
 const killTimeoutMs = 5000
 const oomSettleMs = 50
@@ -208,20 +210,23 @@ export class Container {
     this.#stream = undefined
     stream.destroy()
     this.#options.stdout?.end()
+    let wasAway = false
     for (let polls = 0; this.#removing === undefined; polls += 1) {
       const state = await this.#stateNow()
       if (state === 'gone') return this.#lost()
       if (state !== 'unknown' && !state.Running && this.#hasStarted) return this.#died(state)
-      if (state !== 'unknown' && polls >= settlePolls) return this.#attachAgain()
-      await Bun.sleep(state === 'unknown' ? attachAgainMs : Math.min(50, polls + 1))
+      const isSettled = wasAway || polls >= settlePolls
+      if (state !== 'unknown' && isSettled) return this.#attachAgain(wasAway ? 0 : attachAgainMs)
+      wasAway = state === 'unknown'
+      await Bun.sleep(wasAway ? awayPollMs : Math.min(50, polls + 1))
     }
   }
 
-  async #attachAgain(): Promise<void> {
+  async #attachAgain(delayMs: number): Promise<void> {
     // What was lost of an answer cannot be had again.
     if (this.#options.stdout !== undefined) return this.remove()
     // A function may close its own output; then there is nothing to read, and this goes round.
-    await Bun.sleep(attachAgainMs)
+    await Bun.sleep(delayMs)
     if (this.#removing !== undefined) return
     try {
       await this.#attach()

@@ -55,6 +55,7 @@ export interface DockerDriverOptions {
 }
 
 const sweepMs = 60_000
+const lateSweepMs = 5000
 
 export class DockerDriver implements Driver {
   readonly name = 'docker'
@@ -63,6 +64,7 @@ export class DockerDriver implements Driver {
   readonly #base: string
   #dirs: RendezvousDirs | undefined
   #sweep: ReturnType<typeof setInterval> | undefined
+  #lateSweep: ReturnType<typeof setTimeout> | undefined
   #sweeping: Promise<void> = Promise.resolve()
   #isClosed = false
 
@@ -80,6 +82,10 @@ export class DockerDriver implements Driver {
     if (state.kind !== 'up' || this.#isClosed) return
     void this.#workshop.networks.reset()
     this.#removeStrays()
+    // A daemon that hung may carry out, now, what was asked of it and given up.
+    clearTimeout(this.#lateSweep)
+    this.#lateSweep = setTimeout(() => this.#removeStrays(), lateSweepMs)
+    this.#lateSweep.unref()
     this.#sweep ??= setInterval(() => this.#removeStrays(), sweepMs)
     this.#sweep.unref()
   }
@@ -131,6 +137,7 @@ export class DockerDriver implements Driver {
     if (this.#isClosed) return
     this.#isClosed = true
     clearInterval(this.#sweep)
+    clearTimeout(this.#lateSweep)
     await this.#sweeping
     await this.#workshop.close()
     this.#options.engine.close()

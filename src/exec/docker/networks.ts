@@ -254,6 +254,8 @@ function holderOptions(about: {
     Hostname: `fnd-${about.name}`,
     Image: holderImage,
     User: '65534:65534',
+    // As the first process of its namespace it hears no other, and an end of the daemon would wait.
+    StopSignal: 'SIGKILL',
     Labels: about.labels,
     HostConfig: {
       NetworkMode: about.network,
