@@ -32,6 +32,11 @@ export interface ContainerPlan {
   readonly network: string
   readonly config: DockerConfig
   readonly limits: ContainerLimits
+  /**
+   * RLIMIT_NPROC where it must be named: podman takes the kernel's maximum otherwise, which not
+   * every root may set. It counts a user's processes on the host, so it is no limit for one of them.
+   */
+  readonly userProcessesMax: number | undefined
 }
 
 const mib = 1024 * 1024
@@ -103,6 +108,7 @@ function hostConfig(plan: ContainerPlan, isConfined: boolean): HostConfig {
       same('memlock', config.lockedMemoryBytesMax),
       same('sigpending', config.pendingSignalsMax),
       same('msgqueue', config.messageQueueBytesMax),
+      ...(plan.userProcessesMax === undefined ? [] : [same('nproc', plan.userProcessesMax)]),
     ],
     ...(config.fsMbMax === 0 ? {} : { StorageOpt: { size: `${config.fsMbMax}M` } }),
     NetworkMode: plan.network,

@@ -1,6 +1,7 @@
 /** Makes and starts containers, and knows those that are there. */
 import type { DockerConfig } from '../../config-docker.ts'
 import type { FnSpec, OutputSink } from '../driver.ts'
+import { processesHardMax } from '../host.ts'
 import { Container, isOperational } from './container.ts'
 import { type ContainerLimits, createOptions, instanceLabel, nodeLabel } from './container-spec.ts'
 import type { ContainerStdio } from './container-stdio.ts'
@@ -61,20 +62,22 @@ export class Workshop {
   async #launch(order: Order, network: Network): Promise<Container> {
     const { engine, config, limits, nodeId, output } = this.#options
     const { spec, instanceId, containerId, image, env, iofsSource, stdout } = order
-    const options = createOptions({
-      spec,
-      containerId,
-      nodeId,
-      image,
-      env,
-      config,
-      limits,
-      iofsSource,
-      network: network.mode,
-    })
     this.#containers.set(containerId, undefined)
     let container: Container | undefined
     try {
+      const { isPodman } = await engine.facts()
+      const options = createOptions({
+        spec,
+        containerId,
+        nodeId,
+        image,
+        env,
+        config,
+        limits,
+        iofsSource,
+        network: network.mode,
+        userProcessesMax: isPodman ? Math.min(processesHardMax(), userProcessesMax) : undefined,
+      })
       const handle = await engine.ask(docker => docker.createContainer(options))
       container = new Container({ engine, instanceId, handle, output, stdout })
       this.#containers.set(containerId, container)
@@ -118,4 +121,6 @@ export class Workshop {
   }
 }
 
+/** Linux' own limit of processes (`pid_max`) unless it is raised. */
+const userProcessesMax = 32_768
 const joinFault = /network|namespace|no such container|not running/i
