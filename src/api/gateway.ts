@@ -100,7 +100,7 @@ interface Passed {
   readonly headers: HeaderPairs
 }
 
-/** Replies of a function mostly share their head (`Client.headFrom`), and so what becomes of it. */
+/** Replies of a function mostly share their head (`LastHead`), and so what becomes of it. */
 const passedOn = new WeakMap<readonly string[], Passed>()
 
 /**

@@ -58,7 +58,7 @@ function answer({ call, reply }: CallResult & { readonly ok: true }, method: str
   return new Response(permittedBody(reply.body, 200, method), { headers })
 }
 
-/** Replies of a function mostly share their head (`Client.headFrom`), and so what becomes of it. */
+/** Replies of a function mostly share their head (`LastHead`), and so what becomes of it. */
 const passedOn = new WeakMap<readonly string[], HeaderPairs>()
 
 /** Everything the function said, but what belongs to its connection or is set by fnd. */

@@ -101,6 +101,22 @@ describe('an exchange', () => {
     expect(connections()).toBe(1)
   })
 
+  test('reads each head anew when it is not that of the reply before', async () => {
+    httpServer(async request => {
+      const text = await request.text()
+      return new Response(text, { headers: { 'x-length': String(text.length) } })
+    })
+    const client = clientFor()
+    // Sizes around those up to which requests and replies are copied.
+    for (const size of [3, 3, 30, 3, 0, 4096, 4097, 4097, 16_200, 16_384, 40_000, 3]) {
+      const body = Buffer.alloc(size, size % 251)
+      const answer = await send(client, { ...get, body }).reply
+      const at = answer.headers.indexOf('x-length')
+      expect(answer.headers[at + 1]).toBe(String(body.toString().length))
+      expect(await textOf(answer)).toBe(body.toString())
+    }
+  })
+
   test('reads a reply that comes in small pieces', async () => {
     rawServer(['HTTP/1.1 20', '0 OK\r\ncontent-length: 6\r', '\n\r\nab', 'cd', 'ef'])
     const { reply, ends } = send(clientFor())
