@@ -1,8 +1,9 @@
 /** From a request to what a function is given, and from its reply to what the caller gets. */
 import { FndError } from '../errors.ts'
-import type { ActiveCall, CallAsker, CallRequest, CallResult } from '../exec/active-call.ts'
+import type { CallAsker, CallRequest, CallResult } from '../exec/active-call.ts'
 import { connectionOptions, hopByHopNames } from '../http/headers.ts'
 import { relay, skim } from '../http/relay.ts'
+import { callHeaders, type HeaderPairs, uncalledHeaders } from './answer-headers.ts'
 
 /** The part of `exec` that the invoke routes see. */
 export interface Invoker<Route> {
@@ -160,34 +161,6 @@ function readHead(
   const isNaming = named.some(name => name !== 'keep-alive' && name !== 'close')
   if (isNaming && dropped.length === 0) return readHead(headers, prefix, named)
   return { lines, length, isChunked, isDetached }
-}
-
-export type HeaderPairs = [string, string][]
-
-/** What every answer to a call carries: its id, and where its time went (milliseconds). */
-export function callHeaders(call: ActiveCall): HeaderPairs {
-  return [
-    ['Fn-Call-Id', call.id],
-    ['Server-Timing', serverTiming(call)],
-  ]
-}
-
-function uncalledHeaders(id: string): HeaderPairs {
-  return [
-    ['Fn-Call-Id', id],
-    ['Server-Timing', 'queue;dur=0, start;dur=0, run;dur=0'],
-  ]
-}
-
-function serverTiming(call: ActiveCall): string {
-  const phases = call.phases(call.answeredMs)
-  const queue = hundredths(phases.queueMs)
-  const start = hundredths(phases.startMs)
-  return `queue;dur=${queue}, start;dur=${start}, run;dur=${hundredths(phases.runMs)}`
-}
-
-function hundredths(ms: number): number {
-  return Math.round(ms * 100) / 100
 }
 
 /** A body that is allowed to be there: replies to HEAD, 204 and 304 have none. */

@@ -8,12 +8,11 @@ import {
   answerCall,
   type CallPlan,
   type CallRoute,
-  callHeaders,
   failure,
-  type HeaderPairs,
   incomingHead,
   permittedBody,
 } from './answer.ts'
+import { AnswerHeaders, callHeaders, type HeaderPairs } from './answer-headers.ts'
 import type { InvokeParts } from './invoke.ts'
 import { checkInvokeKey } from './invoke-key.ts'
 import { parseableUrl } from './url.ts'
@@ -97,7 +96,7 @@ const notFromFunction: ReadonlySet<string> = new Set([
 /** What a reply comes to for the caller of a trigger. */
 interface Passed {
   readonly status: number
-  readonly headers: HeaderPairs
+  readonly headers: AnswerHeaders
 }
 
 /** Replies of a function mostly share their head (`LastHead`), and so what becomes of it. */
@@ -126,7 +125,7 @@ function passedFrom(reply: readonly string[]): Passed {
     else if (lower === 'fn-fdk-version') isOwnWorker = value.startsWith('fnd/')
   }
   if (isOwnWorker) headers.push(...cookies)
-  return { status: status > 0 ? status : 200, headers }
+  return { status: status > 0 ? status : 200, headers: new AnswerHeaders(headers) }
 }
 
 function answer({ reply, call }: CallResult & { ok: true }, method: string): Response {
@@ -140,7 +139,7 @@ function answer({ reply, call }: CallResult & { ok: true }, method: string): Res
     if (reply.body instanceof ReadableStream) void reply.body.cancel()
     return failure(new FndError('function-response-invalid'), callHeaders(call))
   }
-  const headers: HeaderPairs = [...callHeaders(call), ...passed.headers]
+  const headers = passed.headers.of(call)
   return new Response(permittedBody(reply.body, status, method), { status, headers })
 }
 

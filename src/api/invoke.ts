@@ -9,12 +9,11 @@ import {
   type CallPlan,
   type CallRoute,
   type CallRouteParts,
-  callHeaders,
-  type HeaderPairs,
   incomingHead,
   permittedBody,
   type RouteCounter,
 } from './answer.ts'
+import { AnswerHeaders, type HeaderPairs } from './answer-headers.ts'
 import { checkInvokeKey } from './invoke-key.ts'
 
 export interface InvokeParts extends CallRouteParts<FnRoute> {
@@ -51,15 +50,14 @@ function plan(parts: InvokeParts, request: Request, fnId: string): CallPlan<FnRo
 function answer({ call, reply }: CallResult & { readonly ok: true }, method: string): Response {
   let own = passedOn.get(reply.headers)
   if (own === undefined) {
-    own = passedHeaders(reply.headers)
+    own = new AnswerHeaders(passedHeaders(reply.headers))
     passedOn.set(reply.headers, own)
   }
-  const headers: HeaderPairs = [...callHeaders(call), ...own]
-  return new Response(permittedBody(reply.body, 200, method), { headers })
+  return new Response(permittedBody(reply.body, 200, method), { headers: own.of(call) })
 }
 
 /** Replies of a function mostly share their head (`LastHead`), and so what becomes of it. */
-const passedOn = new WeakMap<readonly string[], HeaderPairs>()
+const passedOn = new WeakMap<readonly string[], AnswerHeaders>()
 
 /** Everything the function said, but what belongs to its connection or is set by fnd. */
 function passedHeaders(from: readonly string[]): HeaderPairs {
