@@ -205,6 +205,8 @@ export interface CallRouteParts<Route> {
   readonly limits: BodyLimits
   /** For requests that end before they become a call: they too can be asked about by an id. */
   readonly newCallId: () => string
+  /** What a fault of fnd's own is answered with; it is logged there. */
+  readonly unexpected: (error: unknown, request: Request) => Response
   readonly idleTimer?: IdleTimer
 }
 
@@ -232,7 +234,6 @@ export function answerCall<Route, Parts extends CallRouteParts<Route>>(
 class Answering<Route, Parts extends CallRouteParts<Route>> implements CallAsker {
   readonly response: Promise<Response>
   readonly #resolve: (response: Response) => void
-  readonly #reject: (error: unknown) => void
   readonly #callRoute: CallRoute<Route, Parts>
   readonly #parts: Parts
   readonly #counter: RouteCounter
@@ -246,10 +247,9 @@ class Answering<Route, Parts extends CallRouteParts<Route>> implements CallAsker
     counter: RouteCounter,
     request: Request,
   ) {
-    const { promise, resolve, reject } = Promise.withResolvers<Response>()
+    const { promise, resolve } = Promise.withResolvers<Response>()
     this.response = promise
     this.#resolve = resolve
-    this.#reject = reject
     this.#callRoute = callRoute
     this.#parts = parts
     this.#counter = counter
@@ -305,7 +305,9 @@ class Answering<Route, Parts extends CallRouteParts<Route>> implements CallAsker
   }
 
   #fail(error: unknown): void {
-    if (!(error instanceof FndError)) return this.#reject(error)
+    if (!(error instanceof FndError)) {
+      return this.#finish(this.#parts.unexpected(error, this.#request))
+    }
     this.#finish(failure(error, uncalledHeaders(this.#parts.newCallId())))
   }
 }

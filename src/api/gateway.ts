@@ -13,6 +13,7 @@ import {
   permittedBody,
 } from './answer.ts'
 import { AnswerHeaders, callHeaders, type HeaderPairs } from './answer-headers.ts'
+import { type Direct, pathStart } from './direct.ts'
 import type { InvokeParts } from './invoke.ts'
 import { checkInvokeKey } from './invoke-key.ts'
 import { parseableUrl } from './url.ts'
@@ -45,6 +46,24 @@ export function gatewayApi(parts: InvokeParts) {
         detail,
       },
     )
+}
+
+const prefix = '/t/'
+
+export function directGateway(parts: InvokeParts): Direct {
+  const counter = parts.counterOf('any', '/t/:app/*source')
+  return request => {
+    const { url } = request
+    const at = pathStart(url)
+    if (!url.startsWith(prefix, at)) return undefined
+    const from = at + prefix.length
+    const end = url.indexOf('/', from)
+    // With an escape or a query it is no app's name; an empty source is the router's to judge.
+    const app = url.slice(from, end)
+    if (end === -1 || end + 1 === url.length || url[end + 1] === '?') return undefined
+    if (parts.routes.appByName(app) === undefined) return undefined
+    return answerCall(callRoute, parts, counter, request, app)
+  }
 }
 
 function plan(parts: InvokeParts, request: Request, appParam: string): CallPlan<FnRoute> {

@@ -14,6 +14,7 @@ import {
   type RouteCounter,
 } from './answer.ts'
 import { AnswerHeaders, type HeaderPairs } from './answer-headers.ts'
+import { type Direct, pathStart } from './direct.ts'
 import { checkInvokeKey } from './invoke-key.ts'
 
 export interface InvokeParts extends CallRouteParts<FnRoute> {
@@ -36,6 +37,21 @@ export function invokeApi(parts: InvokeParts) {
       },
     },
   )
+}
+
+const prefix = '/invoke/'
+
+export function directInvoke(parts: InvokeParts): Direct {
+  const counter = parts.counterOf('POST', '/invoke/:fn_id')
+  return request => {
+    const { url } = request
+    const at = pathStart(url)
+    if (!url.startsWith(prefix, at) || request.method !== 'POST') return undefined
+    // With a query, an escape or a further slash it is no function's id.
+    const fnId = url.slice(at + prefix.length)
+    if (parts.routes.fnById(fnId) === undefined) return undefined
+    return answerCall(callRoute, parts, counter, request, fnId)
+  }
 }
 
 function plan(parts: InvokeParts, request: Request, fnId: string): CallPlan<FnRoute> {
