@@ -1,7 +1,8 @@
 /** ANY /t/:app/*source: http triggers, fn-api §1.9. */
 import { Elysia, t } from 'elysia'
 import { FndError } from '../errors.ts'
-import type { CallResult } from '../exec/active-call.ts'
+import type { ActiveCall } from '../exec/active-call.ts'
+import type { Reply } from '../http/client.ts'
 import { isHopByHop } from '../http/headers.ts'
 import type { FnRoute } from '../store/state.ts'
 import {
@@ -147,7 +148,7 @@ function passedFrom(reply: readonly string[]): Passed {
   return { status: status > 0 ? status : 200, headers: new AnswerHeaders(headers) }
 }
 
-function answer({ reply, call }: CallResult & { ok: true }, method: string): Response {
+function answer(call: ActiveCall, reply: Reply, method: string): Response {
   let passed = passedOn.get(reply.headers)
   if (passed === undefined) {
     passed = passedFrom(reply.headers)

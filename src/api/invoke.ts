@@ -1,7 +1,8 @@
 /** POST /invoke/:fn_id: the raw http-stream contract, fn-api §1.8. */
 import { Elysia, t } from 'elysia'
 import { FndError } from '../errors.ts'
-import type { CallResult } from '../exec/active-call.ts'
+import type { ActiveCall } from '../exec/active-call.ts'
+import type { Reply } from '../http/client.ts'
 import { connectionOptions, isHopByHop } from '../http/headers.ts'
 import type { FnRoute, Routes } from '../store/state.ts'
 import {
@@ -63,7 +64,7 @@ function plan(parts: InvokeParts, request: Request, fnId: string): CallPlan<FnRo
   return { route, prelude: '', head }
 }
 
-function answer({ call, reply }: CallResult & { readonly ok: true }, method: string): Response {
+function answer(call: ActiveCall, reply: Reply, method: string): Response {
   let own = passedOn.get(reply.headers)
   if (own === undefined) {
     own = new AnswerHeaders(passedHeaders(reply.headers))

@@ -30,9 +30,7 @@ export interface ExchangeLimits {
   readonly bodyBytesMax: number
 }
 
-export interface OutgoingRequest {
-  /** Request line and headers, each line ended by `\r\n`, without the framing of the body. */
-  readonly head: string
+export interface OutgoingBody {
   /** A whole short body, a stream, or null for no body (sent as length 0). */
   readonly body: Uint8Array | ReadableStream<Uint8Array> | null
   /** Of a stream: its declared length, or undefined for chunked. */
@@ -87,13 +85,13 @@ class Connection {
     this.#client = client
   }
 
-  exchange(request: OutgoingRequest, sink: ExchangeSink): void {
+  exchange(head: string, request: OutgoingBody, sink: ExchangeSink): void {
     assert(this.#sink === null, 'a connection carries one exchange at a time')
     this.#sink = sink
     this.#bodyBytes = 0
     this.#interimBytes = 0
     this.#status = 0
-    const { body, head } = request
+    const { body } = request
     if (body === null) {
       this.#writeWhole(`${head}content-length: 0\r\n\r\n`, noBytes)
     } else if (body instanceof Uint8Array) {
@@ -445,11 +443,14 @@ export class Client {
     this.limits = limits
   }
 
-  /** Sends a request; `sink` hears what comes of it, never within this call. */
-  exchange(request: OutgoingRequest, sink: ExchangeSink): Exchange {
+  /**
+   * Sends a request; `sink` hears what comes of it, never within this call. `head` is the request
+   * line and headers, each line ended by `\r\n`, without the framing of the body.
+   */
+  exchange(head: string, request: OutgoingBody, sink: ExchangeSink): Exchange {
     assert(!this.#isClosed, 'no exchange starts on a closed client')
     const connection = this.#idleConnection() ?? this.#open()
-    connection.exchange(request, sink)
+    connection.exchange(head, request, sink)
     return connection
   }
 

@@ -3,13 +3,19 @@ import { AnswerHeaders } from '../../src/api/answer-headers.ts'
 import { ActiveCall } from '../../src/exec/active-call.ts'
 import type { FnSpec } from '../../src/exec/driver.ts'
 
+const asker = {
+  headers: '',
+  body: null,
+  length: undefined,
+  caller: new Request('http://fnd.test/'),
+  answered: () => undefined,
+  failed: () => undefined,
+}
+
 function aCall(id: string, queueMs: number): ActiveCall {
   const keeper = { replied: () => undefined, release: () => undefined }
-  const about = { id, spec: {} as FnSpec, arrivedMs: 10 }
-  const request = { headers: '', body: null, length: undefined, caller: new Request('http://h/') }
-  const call = new ActiveCall(keeper, about, request, { answered: () => undefined })
-  call.place(10 + queueMs, 0, 1)
-  call.run(10 + queueMs)
+  const call = new ActiveCall(keeper, id, {} as FnSpec, asker, 10)
+  call.run(10 + queueMs, 0, 1)
   call.answeredMs = 20
   return call
 }

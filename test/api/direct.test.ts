@@ -2,7 +2,7 @@ import { expect, test } from 'bun:test'
 import { directGateway } from '../../src/api/gateway.ts'
 import { directInvoke } from '../../src/api/invoke.ts'
 import { FndError } from '../../src/errors.ts'
-import type { CallAsker, CallRequest } from '../../src/exec/active-call.ts'
+import type { CallAsker } from '../../src/exec/active-call.ts'
 import type { App, Fn } from '../../src/store/objects.ts'
 import type { FnRoute } from '../../src/store/state.ts'
 
@@ -16,8 +16,8 @@ const parts = {
     fnBySource: (_: App, source: string) => (source === '/buy' ? route : undefined),
   },
   invoker: {
-    call(_: FnRoute, request: CallRequest, _asker: CallAsker): void {
-      if (request.headers.includes('x-bug')) throw new Error('a fault of our own')
+    call(_: FnRoute, asker: CallAsker): void {
+      if (asker.headers.includes('x-bug')) throw new Error('a fault of our own')
       throw new FndError('busy')
     },
   },

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'bun:test'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Client, type OutgoingRequest, type Reply } from '../../src/http/client.ts'
+import { Client, type OutgoingBody, type Reply } from '../../src/http/client.ts'
 import { ExchangeError, type ExchangeFault } from '../../src/http/exchange-error.ts'
 
 let dir = ''
@@ -57,14 +57,15 @@ function httpServer(fetch: (request: Request) => Response | Promise<Response>): 
   closers.push(() => void server.stop(true))
 }
 
-const get: OutgoingRequest = { head: 'POST /call HTTP/1.1\r\nhost: localhost\r\n', body: null }
+const head = 'POST /call HTTP/1.1\r\nhost: localhost\r\n'
+const get: OutgoingBody = { body: null }
 
-function send(client: Client, request: OutgoingRequest = get) {
+function send(client: Client, request: OutgoingBody = get) {
   const ends: [number, ExchangeFault | null][] = []
   const { promise, resolve, reject } = Promise.withResolvers<Reply>()
   // Some tests look at the end alone.
   promise.catch(() => undefined)
-  const exchange = client.exchange(request, {
+  const exchange = client.exchange(head, request, {
     replied: resolve,
     exchangeEnded: (status, fault) => {
       ends.push([status, fault])
