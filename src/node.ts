@@ -2,14 +2,17 @@
 import { randomBytes } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { ensureAdminToken } from './api/auth.ts'
-import { gatewayApi } from './api/gateway.ts'
+import { pastRouter } from './api/direct.ts'
+import { makeUnexpected } from './api/errors.ts'
+import { directGateway, gatewayApi } from './api/gateway.ts'
 import { healthApi, type ReadyCheck } from './api/health.ts'
-import { invokeApi } from './api/invoke.ts'
+import { directInvoke, invokeApi } from './api/invoke.ts'
 import { logsApi } from './api/logs.ts'
 import { metricsApi } from './api/metrics.ts'
 import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
+import type { AssertionError } from './errors.ts'
 import { type DockerParts, openDocker } from './exec/docker/open.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
 import { Cores, memoryMbFor } from './exec/host.ts'
@@ -231,7 +234,9 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     hold: (request: Request) => server.timeout(request, 0),
     release: (request: Request) => server.timeout(request, idleS),
   }
+  const onBug = makeOnBug(log)
   const invoke = {
+    unexpected: makeUnexpected({ log, ids, onBug }),
     routes: store.routes,
     invoker: invocations,
     limits: config.limits,
@@ -250,10 +255,7 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     token,
     version,
     counterOf: invoke.counterOf,
-    onBug: error => {
-      log.fatal({ err: error }, 'a bug in fnd; it ends rather than go on wrongly')
-      process.exit(1)
-    },
+    onBug,
     extra: [
       invokeApi(invoke),
       gatewayApi(invoke),
@@ -262,17 +264,26 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     ],
     extraAdmin: [logsApi({ output, hasFn: id => store.routes.fnById(id) !== undefined })],
   })
+  // Cross-origin rules wrap the router, so that all requests must go through it.
+  const hasCors = config.cors.origins.length > 0
   const server = Bun.serve({
     hostname: config.host,
     port: config.port,
     idleTimeout: idleS,
     // Limits are checked where their errors are known; bodies stream.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
-    fetch: api.fetch,
+    fetch: hasCors ? api.fetch : pastRouter(directInvoke(invoke), directGateway(invoke), api.fetch),
   })
   // Routes that stream for long ask it to lift the timeout of their connection.
   api.server = server
   return server
+}
+
+function makeOnBug(log: Logger): (error: AssertionError) => void {
+  return error => {
+    log.fatal({ err: error }, 'a bug in fnd; it ends rather than go on wrongly')
+    process.exit(1)
+  }
 }
 
 function readyChecks(
