@@ -26,6 +26,8 @@ export interface FnSpec {
   readonly dialect: 'fn' | 'iron'
   /** When the image is fetched from its registry. */
   readonly pull: 'missing' | 'always' | 'never'
+  /** The image is this one (`sha256:<hex>`), wherever its tag points; absent: as the tag says. */
+  readonly digest?: string
   /** An idle instance is paused after this time, where its driver can; Infinity: never. */
   readonly pauseAfterMs: number
   /** Where the output of its containers goes besides; '' for nowhere. */
