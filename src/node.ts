@@ -10,6 +10,10 @@ import { metricsApi } from './api/metrics.ts'
 import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
+import { FndError } from './errors.ts'
+import { Engine } from './exec/docker/engine.ts'
+import { Images } from './exec/docker/images.ts'
+import type { AppCredentials } from './exec/docker/registry-auth.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
 import { Cores, memoryMbFor } from './exec/host.ts'
 import { InstanceWatch } from './exec/instance-watch.ts'
@@ -22,7 +26,9 @@ import { IdSource } from './ids.ts'
 import type { Logger } from './log.ts'
 import { makeReports } from './reports.ts'
 import { announceServer } from './servers.ts'
+import { ownerOfLogin } from './store/objects.ts'
 import { openStore, type Store } from './store/replica.ts'
+import { SecretBox } from './store/secrets.ts'
 import { fnSettings } from './store/settings.ts'
 import type { FnRoute } from './store/state.ts'
 import { commit, version } from './version.ts'
@@ -65,6 +71,8 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     }),
   )
   const metrics = new Metrics({ clock: systemClock, version, commit })
+  const secrets = new SecretBox(config.dataDir)
+  const { images } = openDocker(config, store, { secrets, log, opening })
   const parts = makeExec(config, store, { ids, output, drivers: [driver], metrics, log })
   const state = { isDraining: false }
   await limitRequestHeads(config.limits.requestHeaderBytesMax)
@@ -73,6 +81,8 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     ids,
     output,
     driver,
+    images,
+    secrets,
     metrics,
     token,
     state,
@@ -128,6 +138,48 @@ function newIdSource(): IdSource {
   return new IdSource(systemClock, {
     machine: random.readBigUInt64BE(0) >> 16n,
     counter: random.readUInt32BE(6),
+  })
+}
+
+interface DockerParts {
+  readonly secrets: SecretBox
+  readonly log: Logger
+  readonly opening: AsyncDisposableStack
+}
+
+function openDocker(config: Config, store: Store, { secrets, log, opening }: DockerParts) {
+  const engine = new Engine({
+    config: config.docker,
+    onState: state => {
+      if (state.kind === 'down') log.warn({ reason: state.reason }, 'the Docker daemon is away')
+      else log.info({ docker: state.kind, at: engine.where }, `Docker is ${state.kind}`)
+    },
+  })
+  opening.adopt(engine, one => one.close())
+  const images = new Images({
+    engine,
+    config: config.docker,
+    dataDir: config.dataDir,
+    log,
+    clock: systemClock,
+    credentials: appId => credentialsOf(appId, store, secrets),
+  })
+  opening.adopt(images, one => one.close())
+  return { engine, images }
+}
+
+/** Throws `FndError` when the key that sealed them is not there any more. */
+function credentialsOf(appId: string, store: Store, secrets: SecretBox): AppCredentials {
+  return store.state.registries(appId).map(login => {
+    const { host, username, sealed } = login
+    const secret = secrets.open(sealed, ownerOfLogin(login))
+    if (secret === undefined) {
+      const detail = `those for ${host} were sealed with another secrets.key; set them again`
+      throw new FndError('credentials-unreadable', { detail })
+    }
+    const { password, identityToken } = JSON.parse(secret)
+    const fingerprint = secrets.fingerprint(JSON.stringify([host, username, secret]))
+    return { host, username, password, identityToken, fingerprint }
   })
 }
 
@@ -189,15 +241,17 @@ type ListenParts = ReturnType<typeof makeExec> & {
   readonly ids: IdSource
   readonly output: CallOutput
   readonly driver: ProcessDriver
+  readonly images: Images
+  readonly secrets: SecretBox
   readonly metrics: Metrics
   readonly token: string
   readonly state: { readonly isDraining: boolean }
 }
 
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
-  const { runner, invocations, watch, output, driver, metrics, token, state, ids } = parts
+  const { invocations, output, metrics, token, state, ids, images, secrets } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
-  const reports = makeReports({ config, store, runner, watch, output, driver, disk, invocations })
+  const reports = makeReports({ ...parts, config, store, disk })
   metrics.watch(reports.sources)
   // Bun counts in whole seconds, at most 255; 0 means no limit.
   const idleS = Math.min(255, Math.ceil(config.limits.connectionIdleS))
@@ -220,6 +274,8 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     ids,
     log,
     bundles: store.bundles,
+    images,
+    secrets,
     reports,
     token,
     version,

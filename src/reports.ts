@@ -2,6 +2,7 @@
 import type { NodeReports } from './api/fnd/node.ts'
 import type { ReadyCheck } from './api/health.ts'
 import type { Config } from './config.ts'
+import type { Images } from './exec/docker/images.ts'
 import type { InstanceWatch } from './exec/instance-watch.ts'
 import type { Invocations } from './exec/invocations.ts'
 import type { CallOutput } from './exec/output.ts'
@@ -19,6 +20,7 @@ export interface ReportParts {
   readonly watch: InstanceWatch
   readonly output: CallOutput
   readonly driver: ProcessDriver
+  readonly images: Images
   readonly disk: DiskSpace
   readonly invocations: Invocations
 }
@@ -53,16 +55,19 @@ export function makeReports(parts: ReportParts): NodeReports & {
   }
 }
 
-function describeFn({ store, runner, driver, invocations }: ReportParts, fnId: string): object {
+async function describeFn(parts: ReportParts, fnId: string): Promise<object> {
+  const { store, runner, driver, images, invocations } = parts
   const route = store.routes.fnById(fnId)
   if (route === undefined) return {}
   const spec = invocations.specOf(route)
+  const image = await images.describe(spec)
   const counts = runner.stats().fns.find(one => one.key === spec.key)
   return {
     concurrency: spec.concurrency,
     min_instances: spec.instancesMin,
     max_instances: spec.instancesMax,
     network: spec.network,
+    ...(image === undefined ? {} : { image_status: image }),
     isolation: driver.isolation(spec),
     waiting: counts?.waiting ?? 0,
     starting: counts?.starting ?? 0,
@@ -183,6 +188,7 @@ function metricSources(parts: ReportParts): MetricSources {
       }
     },
     logs: () => output.stats,
+    images: () => parts.images.stats,
     dataFreeBytes: () => disk.freeBytes(),
   }
 }

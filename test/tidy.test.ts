@@ -35,6 +35,7 @@ const folderMayUse: Readonly<Record<string, readonly string[]>> = {
 const openFiles: Readonly<Record<string, string>> = {
   'src/config.ts': 'pure parsing of addresses; its environment is an argument',
   'src/exec/docker/auth.ts': 'pure parsing of Docker configurations',
+  'src/exec/docker/reference.ts': 'pure parsing of names of images',
   'src/log.ts': 'makes the logger that is handed down',
   'src/servers.ts': 'the record by which the command line finds a server',
   'src/store/settings.ts': 'pure parsing of annotations',

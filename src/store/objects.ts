@@ -52,6 +52,11 @@ export interface RegistryLogin {
   readonly updatedMs: number
 }
 
+/** What the secret of a login is bound to when it is sealed. */
+export function ownerOfLogin({ appId, host }: Pick<RegistryLogin, 'appId' | 'host'>): string {
+  return JSON.stringify([appId, host])
+}
+
 export interface Trigger {
   readonly id: string
   readonly name: string
