@@ -7,7 +7,7 @@ import type { Logger } from '../../log.ts'
 import { DockerRefusal, type Engine } from './engine.ts'
 import { removable } from './image-policy.ts'
 import type { ImageRecords } from './image-records.ts'
-import { findImage } from './inspect.ts'
+import { findImage, imageIds } from './inspect.ts'
 import { fullName, parseReference } from './reference.ts'
 
 export interface ImageRemovalOptions {
@@ -39,10 +39,31 @@ export class ImageRemoval {
 
   /** Never rejects for what the daemon says: it is tried again at the next turn. */
   collect(): Promise<void> {
-    this.#running ??= this.#collect().finally(() => {
+    this.#running ??= this.#turn().finally(() => {
       this.#running = undefined
     })
     return this.#running
+  }
+
+  async #turn(): Promise<void> {
+    try {
+      if (this.#options.records.all.size > 0) await this.#prune()
+      await this.#collect()
+    } catch (cause) {
+      if (!(cause instanceof FndError)) throw cause
+      this.#options.log.warn({ err: cause }, 'images cannot be looked through for what may go')
+    }
+  }
+
+  /** Forgets images that somebody else removed. */
+  async #prune(): Promise<void> {
+    const { engine, records } = this.#options
+    const known = [...records.all]
+    const ids = await imageIds(engine)
+    for (const [id, record] of known) {
+      // A record that is another by now tells of a later pull.
+      if (!ids.has(id) && records.all.get(id) === record) records.forget(id)
+    }
   }
 
   async close(): Promise<void> {
@@ -51,7 +72,7 @@ export class ImageRemoval {
   }
 
   async #collect(): Promise<void> {
-    const { records, bytesMax, graceMs, nowMs, log } = this.#options
+    const { records, bytesMax, graceMs, nowMs } = this.#options
     if (bytesMax === 0 || records.bytes <= bytesMax) return
     const inUse = new Set(this.#options.inUse())
     const ids = removable(records.all, {
@@ -62,13 +83,7 @@ export class ImageRemoval {
     })
     for (const id of ids) {
       if (this.#isClosed || records.bytes <= bytesMax) return
-      try {
-        await this.#remove(id)
-      } catch (cause) {
-        if (!(cause instanceof FndError)) throw cause
-        log.warn({ err: cause, image: id }, 'an image cannot be removed')
-        return
-      }
+      await this.#remove(id)
     }
   }
 
@@ -97,6 +112,7 @@ export class ImageRemoval {
       await this.#options.engine.ask(docker => docker.getImage(name).remove())
       return true
     } catch (cause) {
+      // 409: in use; else the daemon's trouble with it, which may be over at the next turn.
       if (!(cause instanceof DockerRefusal)) throw cause
       return cause.statusCode === 404
     }

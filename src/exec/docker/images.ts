@@ -17,6 +17,7 @@ import { decide, refusalOf } from './image-policy.ts'
 import { ImageRecords, type PendingPull } from './image-records.ts'
 import { ImageRemoval } from './image-removal.ts'
 import { type FoundImage, findImage, imageIds } from './inspect.ts'
+import { faultOf, MessageLines } from './pull-progress.ts'
 import { type PullStatus, Pulls } from './pulls.ts'
 import { fullName, parseReference, type Reference } from './reference.ts'
 import { type AppCredentials, type PullAuth, RegistryAuth } from './registry-auth.ts'
@@ -293,7 +294,14 @@ export class Images {
         docker => docker.loadImage(createReadStream(loadFile)),
         config.pullTimeoutMs,
       )
-      for await (const chunk of stream) log.debug({ loadFile, said: String(chunk) }, 'loading')
+      const lines = new MessageLines()
+      for await (const chunk of stream) {
+        const fault = lines
+          .push(Buffer.from(chunk))
+          .map(faultOf)
+          .find(one => one !== undefined)
+        if (fault !== undefined) throw new Error(fault)
+      }
       log.info({ loadFile }, 'loaded the archive of images')
     } catch (cause) {
       if (cause instanceof FndError && cause.code === 'docker-unavailable') throw cause

@@ -16,6 +16,37 @@ export interface Progress {
   readonly bytesDone: number
 }
 
+/** A message is a line of JSON; this bounds what is kept of one without an end. */
+const lineLengthMax = 1024 * 1024
+
+/** Puts the daemon's messages together from what arrives. */
+export class MessageLines {
+  readonly #decoder = new TextDecoder()
+  #rest = ''
+
+  push(chunk: Uint8Array): readonly PullMessage[] {
+    const lines = (this.#rest + this.#decoder.decode(chunk, { stream: true })).split('\n')
+    this.#rest = (lines.pop() ?? '').slice(0, lineLengthMax)
+    return lines.map(messageFrom).filter(message => message !== undefined)
+  }
+}
+
+function messageFrom(line: string): PullMessage | undefined {
+  try {
+    const message: unknown = JSON.parse(line)
+    return typeof message === 'object' && message !== null ? message : undefined
+  } catch (cause) {
+    // Blank lines, and what a daemon says besides.
+    if (!(cause instanceof SyntaxError)) throw cause
+    return undefined
+  }
+}
+
+/** What went wrong, if the message says that something did. */
+export function faultOf(message: PullMessage): string | undefined {
+  return message.errorDetail?.message ?? message.error
+}
+
 interface Layer {
   bytes: number
   bytesDone: number

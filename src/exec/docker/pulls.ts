@@ -8,7 +8,13 @@ import { type ErrorCode, FndError } from '../../errors.ts'
 import type { AuthConfig } from './auth.ts'
 import { DockerRefusal, type Engine } from './engine.ts'
 import { plainText } from './inspect.ts'
-import { type Progress, type PullMessage, PullProgress, progressText } from './pull-progress.ts'
+import {
+  faultOf,
+  MessageLines,
+  type Progress,
+  PullProgress,
+  progressText,
+} from './pull-progress.ts'
 
 export interface PullRequest {
   /** Full name. */
@@ -36,8 +42,6 @@ export interface PullsOptions {
 
 /** The daemon's answer to an abort is awaited no longer. */
 const abortSlackMs = 5000
-/** A message of the daemon is a line; this bounds what is kept of one without an end. */
-const lineLengthMax = 1024 * 1024
 
 export class Pulls {
   readonly #options: PullsOptions
@@ -129,18 +133,13 @@ function follow(
     done.reject(ended())
     stream.destroy()
   }
-  const decoder = new TextDecoder()
-  let rest = ''
+  const lines = new MessageLines()
   let refused: DockerRefusal | undefined
   stream.on('data', (chunk: Uint8Array) => {
-    const lines = (rest + decoder.decode(chunk, { stream: true })).split('\n')
-    rest = (lines.pop() ?? '').slice(0, lineLengthMax)
-    for (const line of lines) {
-      const message = messageFrom(line)
-      if (message === undefined) continue
+    for (const message of lines.push(chunk)) {
       progress.see(message)
-      const text = message.errorDetail?.message ?? message.error
-      if (text !== undefined) refused = new DockerRefusal(statusOf(text), text)
+      const fault = faultOf(message)
+      if (fault !== undefined) refused = new DockerRefusal(statusOf(fault), fault)
     }
   })
   stream.on('end', () => (refused === undefined ? done.resolve() : done.reject(refused)))
@@ -154,16 +153,6 @@ function follow(
   if (signal.aborted) onAbort()
   else signal.addEventListener('abort', onAbort)
   return done.promise.finally(() => signal.removeEventListener('abort', onAbort))
-}
-
-function messageFrom(line: string): PullMessage | undefined {
-  if (line.trim() === '') return undefined
-  try {
-    return JSON.parse(line) as PullMessage
-  } catch (cause) {
-    if (!(cause instanceof SyntaxError)) throw cause
-    return undefined
-  }
 }
 
 /** Refusals that come after the head of the answer have no status of their own. */
