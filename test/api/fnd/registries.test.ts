@@ -55,7 +55,7 @@ describe('credentials of a registry', () => {
     expect((await api.call('GET', pathOf('r.example'))).status).toBe(404)
   })
 
-  test.each(['a%20b', 'a%2Fb%20', 'r.example:port', '-', `${'a'.repeat(256)}`])(
+  test.each(['a%20b', '%2Fb', 'r.example:port', '-', `${'a'.repeat(256)}`])(
     'for %s are refused',
     async host => {
       const answer = await api.call('PUT', pathOf(host), login)
