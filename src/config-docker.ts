@@ -1,4 +1,4 @@
-/** What concerns the Docker daemon and its containers. Docker's own variables keep their meaning. */
+/** The Docker daemon and its containers. Docker's own variables keep their meaning. */
 import { join } from 'node:path'
 import { type Reader, timerMsMax } from './config-reader.ts'
 import { parseAuths } from './exec/docker/auth.ts'

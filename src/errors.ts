@@ -182,6 +182,17 @@ const table = {
     message: 'The Docker daemon cannot be reached',
     retryAfterS: 5,
   },
+  'docker-disk-full': {
+    status: 503,
+    message: 'The Docker daemon is out of space',
+    retryAfterS: 60,
+  },
+  'container-refused': { status: 500, message: 'The Docker daemon refused the container' },
+  'rendezvous-unseen': {
+    status: 502,
+    message:
+      'The Docker daemon does not see the directory for sockets (FND_IOFS_PATH, FND_IOFS_DOCKER_PATH)',
+  },
   'image-driver-missing': {
     status: 502,
     message: 'Failed to pull image',

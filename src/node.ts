@@ -11,8 +11,7 @@ import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
 import { FndError } from './errors.ts'
-import { Engine } from './exec/docker/engine.ts'
-import { Images } from './exec/docker/images.ts'
+import { type DockerParts, openDocker } from './exec/docker/open.ts'
 import type { AppCredentials } from './exec/docker/registry-auth.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
 import { Cores, memoryMbFor } from './exec/host.ts'
@@ -70,10 +69,11 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
       onSparesGivenUp: detail => log.warn({ detail }, 'no spare workers: starts take longer'),
     }),
   )
-  const metrics = new Metrics({ clock: systemClock, version, commit })
   const secrets = new SecretBox(config.dataDir)
-  const { images } = openDocker(config, store, { secrets, log, opening })
-  const parts = makeExec(config, store, { ids, output, drivers: [driver], metrics, log })
+  const docker = opening.use(dockerFor(config, store, { ids, output, secrets, log }))
+  const metrics = new Metrics({ clock: systemClock, version, commit })
+  const drivers = [driver, docker.driver]
+  const parts = makeExec(config, store, { ids, output, drivers, metrics, log })
   const state = { isDraining: false }
   await limitRequestHeads(config.limits.requestHeaderBytesMax)
   const server = listen(config, log, store, {
@@ -81,7 +81,7 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     ids,
     output,
     driver,
-    images,
+    docker,
     secrets,
     metrics,
     token,
@@ -123,6 +123,30 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
   return { url, stop, closed: closed.promise, [Symbol.asyncDispose]: stop }
 }
 
+function dockerFor(
+  config: Config,
+  store: Store,
+  parts: {
+    readonly ids: IdSource
+    readonly output: CallOutput
+    readonly secrets: SecretBox
+    readonly log: Logger
+  },
+): DockerParts {
+  const { clusterId, nodeId } = store.status()
+  return openDocker({
+    dataDir: config.dataDir,
+    nodeId: `${clusterId}-${nodeId}`,
+    config: config.docker,
+    limits: config.exec,
+    output: parts.output,
+    newId: () => parts.ids.next(),
+    clock: systemClock,
+    credentials: appId => credentialsOf(appId, store, parts.secrets),
+    log: parts.log,
+  })
+}
+
 /** After the last call ended its answer may still be on its way out. */
 const lastAnswersMs = 1000
 
@@ -139,33 +163,6 @@ function newIdSource(): IdSource {
     machine: random.readBigUInt64BE(0) >> 16n,
     counter: random.readUInt32BE(6),
   })
-}
-
-interface DockerParts {
-  readonly secrets: SecretBox
-  readonly log: Logger
-  readonly opening: AsyncDisposableStack
-}
-
-function openDocker(config: Config, store: Store, { secrets, log, opening }: DockerParts) {
-  const engine = new Engine({
-    config: config.docker,
-    onState: state => {
-      if (state.kind === 'down') log.warn({ reason: state.reason }, 'the Docker daemon is away')
-      else log.info({ docker: state.kind, at: engine.where }, `Docker is ${state.kind}`)
-    },
-  })
-  opening.adopt(engine, one => one.close())
-  const images = new Images({
-    engine,
-    config: config.docker,
-    dataDir: config.dataDir,
-    log,
-    clock: systemClock,
-    credentials: appId => credentialsOf(appId, store, secrets),
-  })
-  opening.adopt(images, one => one.close())
-  return { engine, images }
 }
 
 /** Throws `FndError` when the key that sealed them is not there any more. */
@@ -215,7 +212,9 @@ function makeExec(config: Config, store: Store, parts: ExecParts) {
     calls: counter,
     instances: watch,
   })
-  const invocations = new Invocations({ runner, specOf: route => specOfRoute(route, store) })
+  const { pauseAfterMs } = config.docker
+  const specOf = (route: FnRoute) => specOfRoute(route, store, pauseAfterMs)
+  const invocations = new Invocations({ runner, specOf })
   store.routes.onChange(({ fnId, before, after }) => {
     invocations.routeChanged(fnId, after)
     if (after === undefined && before !== undefined) {
@@ -227,13 +226,13 @@ function makeExec(config: Config, store: Store, parts: ExecParts) {
   return { runner, invocations, watch }
 }
 
-function specOfRoute({ app, fn }: FnRoute, store: Store): FnSpec {
+function specOfRoute({ app, fn }: FnRoute, store: Store, pauseAfterMs: number): FnSpec {
   const bundle = fn.image.startsWith(bundlePrefix)
     ? store.bundles.get(fn.image.slice(bundlePrefix.length))
     : undefined
   return specOf(app, fn, fnSettings(fn.annotations), {
     concurrency: bundle?.manifest.concurrency ?? 1,
-    pauseAfterMs: Infinity,
+    pauseAfterMs,
   })
 }
 
@@ -241,7 +240,7 @@ type ListenParts = ReturnType<typeof makeExec> & {
   readonly ids: IdSource
   readonly output: CallOutput
   readonly driver: ProcessDriver
-  readonly images: Images
+  readonly docker: DockerParts
   readonly secrets: SecretBox
   readonly metrics: Metrics
   readonly token: string
@@ -249,7 +248,7 @@ type ListenParts = ReturnType<typeof makeExec> & {
 }
 
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
-  const { invocations, output, metrics, token, state, ids, images, secrets } = parts
+  const { invocations, metrics, token, state, ids, output, docker, secrets } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
   const reports = makeReports({ ...parts, config, store, disk })
   metrics.watch(reports.sources)
@@ -274,7 +273,7 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     ids,
     log,
     bundles: store.bundles,
-    images,
+    images: docker.images,
     secrets,
     reports,
     token,
@@ -307,12 +306,12 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
 
 function readyChecks(
   isDraining: boolean,
-  reports: { readonly diskCheck: () => ReadyCheck },
+  reports: { readonly diskCheck: () => ReadyCheck; readonly dockerCheck: () => ReadyCheck },
 ): ReadyCheck[] {
   const draining: ReadyCheck = isDraining
     ? { name: 'accepting', ok: false, reason: 'the node is shutting down', retryAfterS: 5 }
     : { name: 'accepting', ok: true }
-  return [draining, reports.diskCheck()]
+  return [draining, reports.diskCheck(), reports.dockerCheck()]
 }
 
 /** Removes bundles that no function refers to any more. */

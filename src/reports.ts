@@ -2,7 +2,8 @@
 import type { NodeReports } from './api/fnd/node.ts'
 import type { ReadyCheck } from './api/health.ts'
 import type { Config } from './config.ts'
-import type { Images } from './exec/docker/images.ts'
+import type { DockerParts } from './exec/docker/open.ts'
+import type { FnSpec, Isolation } from './exec/driver.ts'
 import type { InstanceWatch } from './exec/instance-watch.ts'
 import type { Invocations } from './exec/invocations.ts'
 import type { CallOutput } from './exec/output.ts'
@@ -20,7 +21,7 @@ export interface ReportParts {
   readonly watch: InstanceWatch
   readonly output: CallOutput
   readonly driver: ProcessDriver
-  readonly images: Images
+  readonly docker: DockerParts
   readonly disk: DiskSpace
   readonly invocations: Invocations
 }
@@ -40,6 +41,7 @@ const freeBytesMin = 64 * mib
 export function makeReports(parts: ReportParts): NodeReports & {
   readonly sources: MetricSources
   readonly diskCheck: () => ReadyCheck
+  readonly dockerCheck: () => ReadyCheck
 } {
   return {
     describeFn: fnId => describeFn(parts, fnId),
@@ -52,23 +54,40 @@ export function makeReports(parts: ReportParts): NodeReports & {
         ? { name: 'disk', ok: true }
         : { name: 'disk', ok: false, reason: 'the data directory is out of space', retryAfterS: 60 }
     },
+    dockerCheck: () => dockerCheck(parts),
   }
 }
 
+/** A node that has functions in containers is not ready without the daemon. */
+function dockerCheck({ docker, runner }: ReportParts): ReadyCheck {
+  const { state, where } = docker.engine
+  const isNeeded = runner.knownSpecs().some(spec => docker.driver.takes(spec.image))
+  if (state.kind === 'up' || (state.kind !== 'down' && !isNeeded))
+    return { name: 'docker', ok: true }
+  const reason = state.kind === 'down' ? state.reason : `there is none at ${where}`
+  const text = `the Docker daemon cannot be reached: ${reason}`
+  return { name: 'docker', ok: false, reason: text, retryAfterS: 5 }
+}
+
+function isolationOf({ driver, docker }: ReportParts, spec: FnSpec): Isolation {
+  return driver.takes(spec.image) ? driver.isolation(spec) : docker.driver.isolation(spec)
+}
+
 async function describeFn(parts: ReportParts, fnId: string): Promise<object> {
-  const { store, runner, driver, images, invocations } = parts
+  const { store, runner, docker, invocations } = parts
   const route = store.routes.fnById(fnId)
   if (route === undefined) return {}
   const spec = invocations.specOf(route)
-  const image = await images.describe(spec)
+  const image = await docker.images.describe(spec)
   const counts = runner.stats().fns.find(one => one.key === spec.key)
   return {
     concurrency: spec.concurrency,
     min_instances: spec.instancesMin,
     max_instances: spec.instancesMax,
     network: spec.network,
+    format: spec.format,
     ...(image === undefined ? {} : { image_status: image }),
-    isolation: driver.isolation(spec),
+    isolation: isolationOf(parts, spec),
     waiting: counts?.waiting ?? 0,
     starting: counts?.starting ?? 0,
     idle: counts?.idle ?? 0,
@@ -105,7 +124,7 @@ function status({ config, store, runner, driver }: ReportParts): object {
   }
 }
 
-function doctor({ config, disk, driver, runner }: ReportParts): Check[] {
+function doctor({ config, disk, driver, docker, runner }: ReportParts): Check[] {
   const freeMb = Math.floor(disk.freeBytes() / mib)
   const { memoryMbUsed, memoryMbAvailable } = runner.stats()
   const isolation = driver.isolation()
@@ -134,11 +153,29 @@ function doctor({ config, disk, driver, runner }: ReportParts): Check[] {
           hint: 'drop --no-auth',
         }
       : { name: 'admin token', status: 'ok', note: 'asked for' },
+    dockerFinding(docker),
   ]
   for (const { name, enforced, note } of isolation.measures) {
     checks.push({ name: `isolation: ${name}`, status: enforced ? 'ok' : 'warn', note })
   }
+  if (docker.engine.state.kind === 'up') {
+    for (const { name, enforced, note } of docker.driver.isolation().measures) {
+      checks.push({ name: `containers: ${name}`, status: enforced ? 'ok' : 'warn', note })
+    }
+  }
   return checks
+}
+
+function dockerFinding({ engine }: DockerParts): Check {
+  const { state, where } = engine
+  const name = 'docker'
+  if (state.kind === 'up') return { name, status: 'ok', note: `answers at ${where}` }
+  if (state.kind === 'down') {
+    const hint = 'start the daemon, or set DOCKER_HOST; fnd goes on when it is there'
+    return { name, status: 'fail', note: `${where}: ${state.reason}`, hint }
+  }
+  const note = `no daemon at ${where}: functions in images cannot run, all others can`
+  return { name, status: 'ok', note }
 }
 
 function metricSources(parts: ReportParts): MetricSources {
@@ -188,7 +225,7 @@ function metricSources(parts: ReportParts): MetricSources {
       }
     },
     logs: () => output.stats,
-    images: () => parts.images.stats,
+    images: () => parts.docker.images.stats,
     dataFreeBytes: () => disk.freeBytes(),
   }
 }

@@ -302,7 +302,12 @@ describe('what is published', () => {
 
   test('docs/configuration.md names every variable that config.ts reads, and no other', () => {
     const variables = /\bF(?:ND|N)_[A-Z][A-Z0-9_]*/g
-    const read = new Set(codeOf('src/config.ts').match(variables) ?? [])
+    const read = new Set(
+      [
+        ...codeOf('src/config.ts').matchAll(variables),
+        ...codeOf('src/config-docker.ts').matchAll(variables),
+      ].map(([name]) => name),
+    )
     const page = new Set(textOf('docs/configuration.md').match(variables) ?? [])
     const elsewhere = new Set(['FND_COMMIT', 'FND_SEED'])
     expect([...read].filter(name => !page.has(name))).toEqual([])

@@ -129,7 +129,8 @@ export class Child {
   }
 }
 
-function signalName(signal: number): string {
+/** `signal` is the kernel's number. */
+export function signalName(signal: number): string {
   const found = Object.entries(constants.signals).find(([, number]) => number === signal)
   assert(found !== undefined || signal > 31, 'the first 31 signals have names')
   return found?.[0] ?? `signal ${signal}`

@@ -270,7 +270,7 @@ function testStarts({ driverWith, started, spec, under }: StartTests): void {
   test('takes its own images, and no others', async () => {
     const driver = await driverWith()
     expect(driver.takes(under.image)).toBe(true)
-    expect(driver.takes('no-such-scheme:thing')).toBe(false)
+    expect(driver.takes('no-such-scheme://thing')).toBe(false)
   })
 
   test('an image that does not exist is refused by prepare', async () => {

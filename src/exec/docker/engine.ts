@@ -1,7 +1,8 @@
 /**
  * The connection to a Docker daemon. Every request goes through `ask`, which bounds it in time and
- * sorts what went wrong: a daemon that cannot be reached (or does not answer) is `docker-unavailable`
- * and known as down until it answers again; what the daemon itself refuses is a `DockerRefusal`.
+ * sorts what went wrong: a daemon that cannot be reached, or does not answer, is
+ * `docker-unavailable`, and known as down until it answers again; what the daemon itself refuses is
+ * a `DockerRefusal`.
  *
  * While the daemon is down `ask` refuses at once, so that calls do not wait for a timeout each; a
  * ping every second finds out when it is back.
@@ -78,6 +79,9 @@ export class Engine {
   #facts: Promise<EngineFacts> | undefined
   #timer: ReturnType<typeof setTimeout> | undefined
   #isClosed = false
+  #isRootless = false
+  /** Requests under way that end when the daemon is found to be down; pulls are not among them. */
+  readonly #pending = new Set<(reason: string) => void>()
 
   constructor(options: EngineOptions) {
     this.#options = options
@@ -88,6 +92,11 @@ export class Engine {
 
   get state(): EngineState {
     return this.#state
+  }
+
+  /** As far as it is known; false before the daemon was first reached. */
+  get isRootless(): boolean {
+    return this.#isRootless
   }
 
   /** Where the daemon is, for messages. */
@@ -122,11 +131,16 @@ export class Engine {
   ): Promise<T> {
     const deadline = new AbortController()
     const expired = Promise.withResolvers<never>()
-    const timer = setTimeout(() => {
-      expired.reject(this.#unavailable(`no answer in ${timeoutMs / 1000} s`))
+    const giveUp = (reason: string): void => {
+      expired.reject(this.#unavailable(reason))
       deadline.abort()
-      this.#suspect()
+    }
+    const timer = setTimeout(() => {
+      giveUp(`no answer in ${timeoutMs / 1000} s`)
+      // One slow request proves nothing: a ping does.
+      this.#probeIn(0)
     }, timeoutMs)
+    if (timeoutMs <= askTimeoutMs) this.#pending.add(giveUp)
     try {
       const docker = await this.#docker()
       const result = await Promise.race([act(docker, deadline.signal), expired.promise])
@@ -136,6 +150,7 @@ export class Engine {
       throw this.#sorted(cause)
     } finally {
       clearTimeout(timer)
+      this.#pending.delete(giveUp)
       // Nobody waits for it any more; an unhandled rejection would end the process.
       expired.promise.catch(() => undefined)
     }
@@ -143,11 +158,19 @@ export class Engine {
 
   /** What the daemon is; asked once for as long as it is up. */
   facts(): Promise<EngineFacts> {
-    this.#facts ??= this.ask(docker => factsOf(docker)).catch(cause => {
+    this.#facts ??= this.#learn()
+    return this.#facts
+  }
+
+  async #learn(): Promise<EngineFacts> {
+    try {
+      const facts = await this.ask(docker => factsOf(docker))
+      this.#isRootless = facts.isRootless
+      return facts
+    } catch (cause) {
       this.#facts = undefined
       throw cause
-    })
-    return this.#facts
+    }
   }
 
   close(): void {
@@ -190,11 +213,6 @@ export class Engine {
     return new FndError('docker-unavailable', { detail: `${this.where}: ${reason}` })
   }
 
-  /** One slow request proves nothing: a ping does. */
-  #suspect(): void {
-    this.#probeIn(0)
-  }
-
   #probeIn(delayMs: number): void {
     if (this.#isClosed || this.#host === undefined) return
     clearTimeout(this.#timer)
@@ -220,7 +238,11 @@ export class Engine {
     if (this.#isClosed || state.kind === this.#state.kind) return
     this.#state = state
     if (state.kind !== 'up') this.#facts = undefined
-    if (state.kind === 'down') this.#probeIn(probeDownMs)
+    if (state.kind === 'down') {
+      this.#probeIn(probeDownMs)
+      // Who waits for a daemon that hangs need not wait for the whole of its own time.
+      for (const giveUp of [...this.#pending]) giveUp(state.reason)
+    }
     this.#options.onState(state)
   }
 }

@@ -9,7 +9,7 @@ import { constants, createReadStream } from 'node:fs'
 import { access } from 'node:fs/promises'
 import type { Clock } from '../../clock.ts'
 import type { DockerConfig } from '../../config-docker.ts'
-import { assert, FndError } from '../../errors.ts'
+import { FndError } from '../../errors.ts'
 import type { Logger } from '../../log.ts'
 import type { FnSpec } from '../driver.ts'
 import type { Engine } from './engine.ts'
@@ -329,7 +329,9 @@ export class Images {
 
 function wantedOf(spec: ImageSpec): Wanted {
   const given = parseReference(spec.image)
-  assert(given !== undefined, 'only images that the driver takes come here')
+  if (given === undefined) {
+    throw new FndError('image-invalid', { detail: `'${spec.image}': invalid reference format` })
+  }
   const pin = given.digest ?? spec.digest
   const reference = pin === undefined ? given : { ...given, digest: pin }
   return { reference, name: fullName(reference), pin }

@@ -1,0 +1,111 @@
+/**
+ * What Docker is asked for: the options of a function's container (fn-api.md §2.4). Pure. Left out
+ * on purpose are KernelMemory and swappiness, which cgroup v2 and newer runtimes refuse.
+ */
+import type { ContainerCreateOptions, HostConfig } from 'dockerode'
+import type { DockerConfig } from '../../config-docker.ts'
+import type { FnSpec } from '../driver.ts'
+
+export const nodeLabel = 'fnd.io/node'
+export const instanceLabel = 'fnd.io/instance'
+/** Where a function finds the directory for its socket. */
+export const iofsTarget = '/tmp/iofs'
+
+export interface ContainerLimits {
+  readonly pidsMax: number
+  readonly openFilesMax: number
+  readonly tmpBytesMax: number
+}
+
+export interface ContainerPlan {
+  readonly spec: FnSpec
+  readonly instanceId: string
+  /** Names the fnd whose container it is. */
+  readonly nodeId: string
+  /** An image's id or reference. */
+  readonly image: string
+  readonly env: Readonly<Record<string, string>>
+  /** The rendezvous directory as the daemon sees it; undefined for the older formats. */
+  readonly iofsSource: string | undefined
+  /** Docker's NetworkMode. */
+  readonly network: string
+  readonly config: DockerConfig
+  readonly limits: ContainerLimits
+}
+
+const mib = 1024 * 1024
+
+export function containerName(instanceId: string): string {
+  return `fnd-${instanceId.toLowerCase()}`
+}
+
+/** Labels of every container of this node; its own and the operator's. */
+export function labelsOf(
+  nodeId: string,
+  instanceId: string,
+  labelTag: string,
+): Record<string, string> {
+  const fnLabels = { 'fn-agent-classifier': labelTag, 'fn-agent-instance': nodeId }
+  return {
+    [nodeLabel]: nodeId,
+    [instanceLabel]: instanceId,
+    ...(labelTag === '' ? {} : fnLabels),
+  }
+}
+
+export function createOptions(plan: ContainerPlan): ContainerCreateOptions {
+  const { spec, instanceId, config } = plan
+  const isStdio = spec.format !== 'http-stream'
+  // IronFunctions ran its containers as the image's user, on a root that they could write to.
+  const isIron = spec.dialect === 'iron'
+  const isConfined = !config.isPrivileged && !isIron
+  const joinsNetwork = plan.network.startsWith('container:')
+  return {
+    name: containerName(instanceId),
+    // Docker gives a container the host name of the one whose network it joins.
+    ...(joinsNetwork ? {} : { Hostname: containerName(instanceId) }),
+    Image: plan.image,
+    Env: Object.entries(plan.env).map(([name, value]) => `${name}=${value}`),
+    ...(isConfined ? { User: '1000:1000' } : {}),
+    OpenStdin: isStdio,
+    StdinOnce: isStdio,
+    AttachStdin: isStdio,
+    AttachStdout: true,
+    AttachStderr: true,
+    Tty: false,
+    Labels: {
+      ...labelsOf(plan.nodeId, instanceId, config.labelTag),
+      'fnd.io/app-id': spec.appId,
+      'fnd.io/fn-id': spec.fnId,
+    },
+    HostConfig: hostConfig(plan, isConfined),
+  }
+}
+
+function hostConfig(plan: ContainerPlan, isConfined: boolean): HostConfig {
+  const { spec, config, limits } = plan
+  const inodes = config.tmpInodesMax === 0 ? '' : `,nr_inodes=${config.tmpInodesMax}`
+  const same = (Name: string, value: number) => ({ Name, Soft: value, Hard: value })
+  return {
+    Init: true,
+    ReadonlyRootfs: !config.isRootWritable && spec.dialect !== 'iron',
+    Tmpfs: { '/tmp': `size=${limits.tmpBytesMax},mode=1777${inodes}` },
+    ...(plan.iofsSource === undefined
+      ? {}
+      : { Mounts: [{ Type: 'bind', Source: plan.iofsSource, Target: iofsTarget }] }),
+    ...(isConfined ? { CapDrop: ['ALL'], SecurityOpt: ['no-new-privileges'] } : {}),
+    Memory: spec.memoryMb * mib,
+    MemorySwap: spec.memoryMb * mib,
+    PidsLimit: limits.pidsMax,
+    Ulimits: [
+      same('nofile', limits.openFilesMax),
+      same('memlock', config.lockedMemoryBytesMax),
+      same('sigpending', config.pendingSignalsMax),
+      same('msgqueue', config.messageQueueBytesMax),
+    ],
+    ...(config.fsMbMax === 0 ? {} : { StorageOpt: { size: `${config.fsMbMax}M` } }),
+    NetworkMode: plan.network,
+    // Output is read from the attached stream; nothing of it is written to a disk.
+    LogConfig: { Type: 'none', Config: {} },
+  }
+}

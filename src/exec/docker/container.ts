@@ -1,0 +1,285 @@
+/**
+ * One container from its creation to its removal. Its output is read from the stream that is
+ * attached before it starts, so nothing of it is missed and nothing is written to a disk. When the
+ * stream ends, the daemon is asked why: the container ended, or the daemon did. A container that
+ * outlives its daemon goes on serving calls through its socket, and is attached to again.
+ */
+import type { Socket } from 'node:net'
+import type { Container as Handle } from 'dockerode'
+import { FndError } from '../../errors.ts'
+import { signalName } from '../child.ts'
+import type { Exit, OutputSink } from '../driver.ts'
+import { DockerRefusal, type Engine } from './engine.ts'
+import { Frames } from './frames.ts'
+
+export interface ContainerOptions {
+  readonly engine: Engine
+  readonly instanceId: string
+  readonly handle: Handle
+  readonly output: OutputSink
+  /** Takes stdout in place of `output`, for formats that answer there. */
+  readonly stdout?: (chunk: Uint8Array) => void | Promise<void>
+  readonly hasStdin: boolean
+  /** Runs when the container is gone: what was made for it goes too. */
+  readonly onGone: () => void
+}
+
+interface State {
+  readonly Running: boolean
+  readonly Pid: number
+  readonly ExitCode: number
+  readonly OOMKilled: boolean
+  readonly Error: string
+}
+
+const tailBytesMax = 2048
+/** Exit codes above this say which signal ended the process (tini's, and every shell's, custom). */
+const signalBase = 128
+const sigkill = 9
+const removeTimeoutMs = 20_000
+/** An ended stream is news of an end, which the daemon may know a moment later. */
+const settlePolls = 60
+const attachAgainMs = 1000
+const pauseTimeoutMs = 5000
+const oomSettleMs = 50
+const decoder = new TextDecoder()
+
+export class Container {
+  readonly id: string
+  /** Settles when it is removed, or the daemon knows it no more. Never rejects. */
+  readonly gone: Promise<Exit>
+  readonly #options: ContainerOptions
+  readonly #settle: (exit: Exit) => void
+  #stream: Socket | undefined
+  #tail = ''
+  #exit: Exit | undefined
+  #removing: Promise<void> | undefined
+  #isKilled = false
+  #hasStarted = false
+  #hasServed = false
+  #pid: number | undefined
+  readonly #ended = Promise.withResolvers<Exit>()
+
+  constructor(options: ContainerOptions) {
+    this.#options = options
+    this.id = options.handle.id
+    const { promise, resolve } = Promise.withResolvers<Exit>()
+    this.gone = promise
+    this.#settle = resolve
+  }
+
+  /** The end of what it wrote to stderr and stdout, for messages about a start that failed. */
+  get tail(): string {
+    return this.#tail.trim()
+  }
+
+  /** Set once it has ended by itself or was removed. */
+  get exit(): Exit | undefined {
+    return this.#exit
+  }
+
+  /** Settles when its process ended; the container may still be there. */
+  get ended(): Promise<Exit> {
+    return this.#ended.promise
+  }
+
+  /** Of its first process on the daemon's host; undefined before `start`, or when it has ended. */
+  get pid(): number | undefined {
+    return this.#exit === undefined ? this.#pid : undefined
+  }
+
+  get stdin(): Socket | undefined {
+    return this.#stream
+  }
+
+  /** Rejects with `FndError` or `DockerRefusal`; the caller removes it then. */
+  async start(): Promise<void> {
+    const { engine, handle } = this.#options
+    await this.#attach()
+    await engine.ask(() => handle.start())
+    this.#hasStarted = true
+  }
+
+  /** Asks for the pid. Costs a request, so it is asked while the function gets ready. */
+  async learnPid(): Promise<void> {
+    const state = await this.#inspect()
+    if (state?.Running === true) this.#pid = state.Pid
+  }
+
+  /** SIGTERM, then SIGKILL after `graceMs`; resolves when it is removed. */
+  async stop(graceMs: number): Promise<void> {
+    if (this.#exit === undefined && graceMs > 0 && this.#removing === undefined) {
+      const { engine, handle } = this.#options
+      try {
+        await engine.ask(() => handle.kill({ signal: 'SIGTERM' }))
+        await Promise.race([this.ended, Bun.sleep(graceMs)])
+      } catch (cause) {
+        // It ended meanwhile, or the daemon is away: either way what is left is to remove it.
+        if (!isOperational(cause)) throw cause
+      }
+    }
+    await this.remove()
+  }
+
+  /**
+   * Removes it, running or not. While the daemon is away it is given up: what is left behind has
+   * fnd's label, and is removed when the daemon is back.
+   */
+  remove(): Promise<void> {
+    this.#removing ??= this.#remove()
+    return this.#removing
+  }
+
+  async #remove(): Promise<void> {
+    const { engine, handle, onGone } = this.#options
+    this.#isKilled = this.#exit === undefined
+    try {
+      await engine.ask(() => handle.remove({ force: true, v: true }), removeTimeoutMs)
+    } catch (cause) {
+      // Removed by somebody else, being removed, or the daemon is away.
+      if (!isOperational(cause)) throw cause
+    }
+    this.#stream?.destroy()
+    this.#end({ code: null, signal: 'SIGKILL', outOfMemory: false })
+    onGone()
+    this.#settle(this.#exit ?? { code: null, signal: 'SIGKILL', outOfMemory: false })
+  }
+
+  async pause(): Promise<void> {
+    await this.#change(handle => handle.pause())
+  }
+
+  async resume(): Promise<void> {
+    await this.#change(handle => handle.unpause())
+  }
+
+  async #change(act: (handle: Handle) => Promise<unknown>): Promise<void> {
+    const { engine, handle } = this.#options
+    try {
+      await engine.ask(() => act(handle), pauseTimeoutMs)
+    } catch (cause) {
+      if (!(cause instanceof DockerRefusal)) throw cause
+      throw new FndError('container-refused', { detail: cause.message, cause })
+    }
+  }
+
+  async #attach(): Promise<void> {
+    const { engine, handle, hasStdin } = this.#options
+    const stream = (await engine.ask(() =>
+      handle.attach({ stream: true, stdin: hasStdin, stdout: true, stderr: true, hijack: true }),
+    )) as unknown as Socket
+    this.#stream = stream
+    const frames = new Frames()
+    const waits: Promise<void>[] = []
+    stream.on('data', (chunk: Buffer) => {
+      frames.push(chunk, (name, piece) => {
+        const wait = this.#deliver(name, piece)
+        if (wait !== undefined) waits.push(wait)
+      })
+      if (waits.length === 0) return
+      stream.pause()
+      void Promise.all(waits.splice(0)).then(() => stream.resume())
+    })
+    // An error is followed by `close`, which tells all that is to be told.
+    stream.on('error', () => undefined)
+    stream.on('close', () => void this.#streamEnded(stream))
+    stream.on('end', () => void this.#streamEnded(stream))
+  }
+
+  #deliver(name: 'stdout' | 'stderr', piece: Uint8Array): Promise<void> | undefined {
+    const { output, stdout, instanceId } = this.#options
+    if (name === 'stdout' && stdout !== undefined) return stdout(piece) ?? undefined
+    if (!this.#hasServed) {
+      this.#tail = (this.#tail + decoder.decode(piece)).slice(-tailBytesMax)
+    }
+    return output.output(instanceId, name, piece) ?? undefined
+  }
+
+  /** From here on the end of its output is of no use for messages. */
+  markServing(): void {
+    this.#hasServed = true
+    this.#tail = ''
+  }
+
+  /** Learns what the end of the stream meant. */
+  async #streamEnded(stream: Socket): Promise<void> {
+    if (this.#stream !== stream || this.#removing !== undefined) return
+    this.#stream = undefined
+    for (let polls = 0; this.#removing === undefined; polls += 1) {
+      const state = await this.#stateNow()
+      if (state === 'gone') return this.#lost()
+      if (state !== 'unknown' && !state.Running && this.#hasStarted) return this.#died(state)
+      if (state !== 'unknown' && polls >= settlePolls) return this.#attachAgain()
+      await Bun.sleep(state === 'unknown' ? attachAgainMs : Math.min(50, polls + 1))
+    }
+  }
+
+  async #attachAgain(): Promise<void> {
+    // A function may close its own output; then there is nothing to read, and this goes round.
+    await Bun.sleep(attachAgainMs)
+    if (this.#removing !== undefined) return
+    try {
+      await this.#attach()
+    } catch (cause) {
+      if (!isOperational(cause)) throw cause
+      const stream = { destroy: () => undefined } as unknown as Socket
+      this.#stream = stream
+      await this.#streamEnded(stream)
+    }
+  }
+
+  async #stateNow(): Promise<State | 'gone' | 'unknown'> {
+    try {
+      return (await this.#inspect()) ?? 'gone'
+    } catch (cause) {
+      if (!isOperational(cause)) throw cause
+      return 'unknown'
+    }
+  }
+
+  /** Undefined when the daemon knows no such container. */
+  async #inspect(): Promise<State | undefined> {
+    const { engine, handle } = this.#options
+    try {
+      return (await engine.ask(() => handle.inspect())).State as State
+    } catch (cause) {
+      if (cause instanceof DockerRefusal && cause.statusCode === 404) return undefined
+      throw cause
+    }
+  }
+
+  async #died(state: State): Promise<void> {
+    let final = state
+    if (final.ExitCode === signalBase + sigkill && !final.OOMKilled) {
+      // The kernel's word of a kill for want of memory can come after that of the end.
+      await Bun.sleep(oomSettleMs)
+      const again = await this.#stateNow()
+      if (typeof again === 'object') final = again
+    }
+    const { ExitCode, OOMKilled } = final
+    const isSignal = ExitCode > signalBase && ExitCode < signalBase + 65
+    this.#end({
+      code: isSignal ? null : ExitCode,
+      signal: isSignal ? signalName(ExitCode - signalBase) : null,
+      outOfMemory: OOMKilled && !this.#isKilled,
+    })
+    await this.remove()
+  }
+
+  /** Somebody removed it. */
+  async #lost(): Promise<void> {
+    this.#end({ code: null, signal: 'SIGKILL', outOfMemory: false })
+    await this.remove()
+  }
+
+  #end(exit: Exit): void {
+    if (this.#exit !== undefined) return
+    this.#exit = exit
+    this.#ended.resolve(exit)
+  }
+}
+
+/** The daemon refused or is away: the world's fault, not fnd's. */
+export function isOperational(cause: unknown): boolean {
+  return cause instanceof DockerRefusal || cause instanceof FndError
+}

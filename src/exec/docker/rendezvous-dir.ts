@@ -1,0 +1,163 @@
+/**
+ * The directory in which a function shows its socket, bound into its container. The function may
+ * write there as it likes: so it is a small tmpfs of its own where the daemon sees fnd's mounts,
+ * and nothing in it is opened by fnd but through `rendezvous.ts`.
+ */
+import { createHash } from 'node:crypto'
+import {
+  chmodSync,
+  chownSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmdirSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import { isSystemError, mustSyscall, syscall } from '../libc.ts'
+import { removeTree } from '../remove-tree.ts'
+
+/** Who uses http-stream in a container (fn-api.md §2.4). */
+const fnUid = 1000
+const tmpfsBytes = 1024 * 1024
+const tmpfsInodes = 64
+const detach = 2
+/** nosuid, nodev, noexec (mount(2)). */
+const mountFlags = 2 | 4 | 8
+/** Lets a start that failed find out whether the daemon saw this directory at all. */
+export const markerName = '.fnd'
+
+export interface RendezvousDirs {
+  /** Makes one. Throws a system error when the host refuses. */
+  make(name: string): RendezvousDir
+  /** Removes all of them; their containers must be gone. */
+  removeAll(): void
+  /** Whether a function cannot fill the disk there. */
+  readonly areSmall: boolean
+}
+
+export interface RendezvousDir {
+  readonly path: string
+  /** Its name for the daemon. */
+  readonly source: string
+  remove(): void
+}
+
+export interface RendezvousOptions {
+  /** Holds the directories of this fnd and nothing else. */
+  readonly base: string
+  /** `base` by the name that the daemon's host has for it. */
+  readonly dockerBase: string
+  /** Whether uid 1000 in a container is uid 1000 here. */
+  readonly areUidsReal: boolean
+  /** Whether the daemon sees what fnd mounts. */
+  readonly areMountsShared: boolean
+}
+
+/** Removes what an earlier fnd left under `base`. */
+export function openRendezvousDirs(options: RendezvousOptions): RendezvousDirs {
+  const { base, dockerBase } = options
+  sweep(base)
+  mkdirSync(base, { recursive: true, mode: 0o700 })
+  const isRoot = process.getuid?.() === 0
+  const areSmall = isRoot && options.areMountsShared
+  return {
+    areSmall,
+    make: name => {
+      const path = join(base, name)
+      mkdirSync(path, { mode: 0o700 })
+      try {
+        if (areSmall) mountTmpfs(path)
+        writeFileSync(join(path, markerName), '', { flag: 'wx', mode: 0o444 })
+        // Last, because from then on it is the function's.
+        if (isRoot && options.areUidsReal) chownSync(path, fnUid, fnUid)
+        chmodSync(path, isRoot && options.areUidsReal ? 0o700 : 0o777)
+      } catch (cause) {
+        remove(path)
+        throw cause
+      }
+      return { path, source: join(dockerBase, name), remove: () => remove(path) }
+    },
+    removeAll: () => sweep(base),
+  }
+}
+
+/** A short name that no other instance of this fnd has, and that fits into a socket's path. */
+export function rendezvousName(instanceId: string): string {
+  return createHash('sha256').update(instanceId).digest('hex').slice(0, 16)
+}
+
+function mountTmpfs(path: string): void {
+  const data = Buffer.from(`size=${tmpfsBytes},nr_inodes=${tmpfsInodes},mode=700\0`)
+  mustSyscall('mount', 'tmpfs', path, 'tmpfs', mountFlags, data)
+}
+
+function remove(path: string): void {
+  // Not mounted is as good as unmounted.
+  syscall('umount2', path, detach)
+  removeTree(path)
+}
+
+function sweep(base: string): void {
+  let names: string[]
+  try {
+    if (!lstatSync(base).isDirectory()) return
+    names = readdirSync(base)
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return
+    throw cause
+  }
+  for (const name of names) remove(join(base, name))
+  rmdirSync(base)
+}
+
+/**
+ * Whether the process that listens on a unix socket has the mounts of this one. False when it
+ * cannot be told: it may run outside of the container that fnd runs in.
+ */
+export function sharesMountsWithListener(socketPath: string): boolean {
+  try {
+    const inode = listenerInode(statSync(socketPath).isSocket() ? socketPath : '')
+    if (inode === undefined) return false
+    const own = readlinkSync('/proc/self/ns/mnt')
+    const pids = readdirSync('/proc').filter(name => /^\d+$/.test(name))
+    return pids.some(pid => hasDescriptor(pid, `socket:[${inode}]`) && mountsOf(pid) === own)
+  } catch (cause) {
+    if (!isSystemError(cause)) throw cause
+    return false
+  }
+}
+
+/** From /proc/net/unix: listening sockets have the flag 00010000. */
+function listenerInode(path: string): string | undefined {
+  const names = new Set([path, path.replace(/^\/var\/run\//, '/run/')])
+  for (const line of readFileSync('/proc/net/unix', 'utf8').split('\n')) {
+    const [, , , flags, , , inode, name] = line.trim().split(/\s+/)
+    if (flags === '00010000' && name !== undefined && names.has(name)) return inode
+  }
+  return undefined
+}
+
+function hasDescriptor(pid: string, target: string): boolean {
+  const dir = `/proc/${pid}/fd`
+  return quietly(() => readdirSync(dir), []).some(
+    fd => quietly(() => readlinkSync(join(dir, fd)), '') === target,
+  )
+}
+
+function mountsOf(pid: string): string {
+  return quietly(() => readlinkSync(`/proc/${pid}/ns/mnt`), '')
+}
+
+/** Processes end, and some are not ours to look into, while /proc is read. */
+function quietly<T>(read: () => T, otherwise: T): T {
+  try {
+    return read()
+  } catch (cause) {
+    if (!isSystemError(cause)) throw cause
+    return otherwise
+  }
+}
