@@ -1,7 +1,7 @@
 /**
- * Seals secrets for the log and the database, with AES-256-GCM under `<data>/secrets.key`. A copy of
- * the state without that file opens nothing. What a secret belongs to is authenticated with it, so
- * that a sealed secret that is moved to another app does not open.
+ * Seals secrets for the log and the database, with AES-256-GCM under `<data>/secrets.key`. A copy
+ * of the state without that file opens nothing. What a secret belongs to is authenticated with it,
+ * so that a sealed secret that is moved to another app does not open.
  */
 import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes } from 'node:crypto'
 import {

@@ -8,6 +8,7 @@ import { readConfig } from '../../src/config.ts'
 import { type FndNode, startNode } from '../../src/node.ts'
 import { runCli } from '../cli/run-cli.ts'
 import { Daemon } from './daemon.ts'
+import { makeImages } from './images.ts'
 import { newImage } from './images-of-apps.ts'
 import { Registry } from './registry.ts'
 
@@ -88,7 +89,7 @@ const setPassword = (app: string) =>
   )
 
 describe('fnd deploy --image', () => {
-  test('makes app, function and trigger, pinned to the digest, with the settings given', async () => {
+  test('makes app, function and trigger with the settings given, and pins it', async () => {
     await cli(['apps', 'create', 'shop'])
     expect((await setPassword('shop')).exitCode).toBe(0)
     const { name } = await inRegistry('p/pay:1')
@@ -160,6 +161,41 @@ describe('fnd deploy --image', () => {
     [['--image', 'x', '--pull', 'sometimes']],
   ])('%p is wrong usage', async args => {
     expect((await cli(['deploy', ...args])).exitCode).toBe(2)
+  })
+})
+
+describe('a call', () => {
+  test('runs the image that was deployed, pulled with the credentials of its app', async () => {
+    await makeImages(daemon.docker, ['fn-static'])
+    const name = await registry.push(daemon.docker, 'fn-static:1', 'p/hello:1')
+    await cli(['apps', 'create', 'calls'])
+    await setPassword('calls')
+    const { json } = await cli(['deploy', '--image', name, '--app', 'calls'])
+    const answer = await fetch(json.url, { method: 'POST', body: 'abc' })
+    expect([answer.status, await answer.text()]).toEqual([200, 'abc'])
+  })
+
+  test('says why the image cannot be had, with the status of that', async () => {
+    const { id } = JSON.parse((await api('GET', '/v2/apps?name=calls')).text).items[0]
+    const call = async (image: string, more = {}) => {
+      const fn = { app_id: id, name: `f${Bun.randomUUIDv7()}`, image, ...more }
+      const made = JSON.parse((await api('POST', '/v2/fns', fn)).text)
+      const answer = await fetch(`${node.url}/invoke/${made.id}`, { method: 'POST' })
+      return { status: answer.status, body: (await answer.json()) as { message: string } }
+    }
+    const missing = `${registry.name}/p/none:1`
+    const message = expect.stringContaining(`Failed to pull image '${missing}'`)
+    expect(await call(missing)).toMatchObject({ status: 404, body: { message } })
+    expect(await call(`${daemon.gateway}:9/x:1`)).toMatchObject({ status: 502 })
+    expect(await call('Not A Reference')).toMatchObject({ status: 400 })
+    expect(await call('made:never', { annotations: { 'fnd.io/pull': 'never' } })).toMatchObject({
+      status: 404,
+    })
+    await makeImages(daemon.docker, ['fn-volume'])
+    expect(await call('fn-volume:1')).toMatchObject({
+      status: 400,
+      body: { message: expect.stringContaining('image has Volume definition') },
+    })
   })
 })
 

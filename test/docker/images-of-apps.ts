@@ -1,4 +1,4 @@
-/** `Images` over a real daemon and a real registry, with apps that have what credentials a test says. */
+/** `Images` over a real daemon and a real registry, for apps with the credentials of a test. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -37,7 +37,7 @@ test('what was changed does not open, wherever the change is', () => {
   }
 })
 
-test('the same secret is sealed differently each time, and has one fingerprint on this node', () => {
+test('the same secret is sealed differently each time, and has one fingerprint here', () => {
   using dir = temporaryDir()
   using other = temporaryDir()
   const box = new SecretBox(dir.path)

@@ -1,6 +1,6 @@
 /**
- * What fnd pulled, with whose credentials, and when it was last used: `<data>/images.json`. An image
- * in the daemon that is not recorded here was put there by the operator, and is for every app.
+ * What fnd pulled, with whose credentials, and when it was last used: `<data>/images.json`. An
+ * image in the daemon that is not recorded here was put there by the operator, and is for all apps.
  *
  * A pull is noted before it begins, so that a crash in the middle cannot turn the image that an app
  * pulled with credentials of its own into one for all.

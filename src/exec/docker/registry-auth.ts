@@ -1,4 +1,4 @@
-/** Whose credentials a pull uses: the app's, then those of FN_DOCKER_AUTH, then Docker's own file. */
+/** Whose credentials a pull uses: the app's, else FN_DOCKER_AUTH's, else those of Docker's file. */
 import { readFile } from 'node:fs/promises'
 import type { DockerConfig } from '../../config-docker.ts'
 import { assert, FndError } from '../../errors.ts'
