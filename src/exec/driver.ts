@@ -81,6 +81,8 @@ export interface Driver extends AsyncDisposable {
   takes(image: string): boolean
   /** Fetches what the image needs; one fetch for however many callers. Rejects with `FndError`. */
   prepare(spec: FnSpec): Promise<void>
+  /** What `prepare` waits for, and how far it is, for callers who gave up; undefined: nothing. */
+  awaited?(spec: FnSpec): string | undefined
   /**
    * Starts an instance and resolves when its socket accepts calls. Rejects with `FndError`
    * `init-failed` or `init-timeout`, after removing whatever was started.

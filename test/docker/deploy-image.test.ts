@@ -23,7 +23,7 @@ const answers: string[] = []
 
 setDefaultTimeout(120_000)
 
-async function start(): Promise<void> {
+async function start(env: Record<string, string> = {}): Promise<void> {
   const read = readConfig(
     {},
     {
@@ -33,6 +33,7 @@ async function start(): Promise<void> {
       XDG_STATE_HOME: join(dir, 'state'),
       DOCKER_HOST: daemon.host,
       DOCKER_CONFIG: dir,
+      ...env,
     },
   )
   if (!read.ok) throw new Error(read.faults.join('; '))
@@ -197,6 +198,29 @@ describe('a call', () => {
       body: { message: expect.stringContaining('image has Volume definition') },
     })
   })
+})
+
+test('a call that waits in vain for an image is told how far that is', async () => {
+  await node.stop()
+  await start({ FND_WAIT_TIMEOUT: '1s' })
+  await cli(['apps', 'create', 'waits'])
+  await setPassword('waits')
+  const { id } = JSON.parse((await api('GET', '/v2/apps?name=waits')).text).items[0]
+  const { name } = await inRegistry('p/slow:1')
+  const made = JSON.parse(
+    (await api('POST', '/v2/fns', { app_id: id, name: 'slow', image: name })).text,
+  )
+  registry.hold()
+  const answer = await fetch(`${node.url}/invoke/${made.id}`, { method: 'POST' })
+  expect([answer.status, await answer.json()]).toMatchObject([
+    503,
+    { message: expect.stringMatching(/too busy: its image is being pulled, the registry has not/) },
+  ])
+  const { pulls } = JSON.parse((await api('GET', '/fnd/v1/images')).text)
+  expect(pulls).toMatchObject([{ image: name, layers: 0 }])
+  registry.release()
+  await node.stop()
+  await start()
 })
 
 describe('credentials of an app', () => {

@@ -17,7 +17,7 @@ import { decide, refusalOf } from './image-policy.ts'
 import { ImageRecords, type PendingPull } from './image-records.ts'
 import { ImageRemoval } from './image-removal.ts'
 import { type FoundImage, findImage, imageIds } from './inspect.ts'
-import { faultOf, MessageLines } from './pull-progress.ts'
+import { faultOf, MessageLines, progressText } from './pull-progress.ts'
 import { type PullStatus, Pulls } from './pulls.ts'
 import { fullName, parseReference, type Reference } from './reference.ts'
 import { type AppCredentials, type PullAuth, RegistryAuth } from './registry-auth.ts'
@@ -152,6 +152,12 @@ export class Images {
     const pull = isPullGiven ? spec.pull : isLocal ? 'missing' : 'always'
     const info = await this.ensure({ ...spec, pull })
     return { ...info, pin: info.digest ?? info.id }
+  }
+
+  /** How far the pull is that the function waits for; undefined when there is none. */
+  progressOf(spec: Pick<FnSpec, 'image'>): string | undefined {
+    const pull = this.pulls.find(one => one.image === spec.image)
+    return pull === undefined ? undefined : progressText(pull)
   }
 
   /** Pulls under way. */
