@@ -12,8 +12,9 @@ import { metricsApi } from './api/metrics.ts'
 import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
-import type { AssertionError } from './errors.ts'
+import { type AssertionError, FndError } from './errors.ts'
 import { type DockerParts, openDocker } from './exec/docker/open.ts'
+import type { AppCredentials } from './exec/docker/registry-auth.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
 import { Cores, memoryMbFor } from './exec/host.ts'
 import { InstanceWatch } from './exec/instance-watch.ts'
@@ -27,7 +28,9 @@ import { IdSource } from './ids.ts'
 import type { Logger } from './log.ts'
 import { makeReports } from './reports.ts'
 import { announceServer } from './servers.ts'
+import { ownerOfLogin } from './store/objects.ts'
 import { openStore, type Store } from './store/replica.ts'
+import { SecretBox } from './store/secrets.ts'
 import { fnSettings } from './store/settings.ts'
 import type { FnRoute } from './store/state.ts'
 import { commit, version } from './version.ts'
@@ -71,13 +74,14 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
       onSparesGivenUp: detail => log.warn({ detail }, 'no spare workers: starts take longer'),
     }),
   )
-  const docker = opening.use(dockerFor(config, store, { ids, output, syslog, log }))
+  const secrets = new SecretBox(config.dataDir)
+  const docker = opening.use(dockerFor(config, store, { ids, output, syslog, secrets, log }))
   const metrics = new Metrics({ clock: systemClock, version, commit })
   const drivers = [driver, docker.driver]
   const parts = makeExec(config, store, { ids, output, syslog, drivers, metrics, log })
   const state = { isDraining: false }
   await limitRequestHeads(config.limits.requestHeaderBytesMax)
-  const shared = { ids, output, syslog, driver, docker, metrics, token, state }
+  const shared = { ids, output, syslog, driver, docker, secrets, metrics, token, state }
   const server = listen(config, log, store, { ...parts, ...shared })
   const url = urlOf(config.host, server.port ?? config.port)
   const withdraw = announceServer(config.stateDir, {
@@ -118,7 +122,7 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
 function dockerFor(
   config: Config,
   store: Store,
-  parts: Pick<ExecParts, 'ids' | 'output' | 'syslog' | 'log'>,
+  parts: Pick<ExecParts, 'ids' | 'output' | 'syslog' | 'log'> & { readonly secrets: SecretBox },
 ): DockerParts {
   const { clusterId, nodeId } = store.status()
   return openDocker({
@@ -133,6 +137,8 @@ function dockerFor(
     output: parts.output,
     checkSyslog: url => parts.syslog.check(url),
     newId: () => parts.ids.next(),
+    clock: systemClock,
+    credentials: appId => credentialsOf(appId, store, parts.secrets),
     log: parts.log,
   })
 }
@@ -152,6 +158,21 @@ function newIdSource(): IdSource {
   return new IdSource(systemClock, {
     machine: random.readBigUInt64BE(0) >> 16n,
     counter: random.readUInt32BE(6),
+  })
+}
+
+/** Throws `FndError` when the key that sealed them is not there any more. */
+function credentialsOf(appId: string, store: Store, secrets: SecretBox): AppCredentials {
+  return store.state.registries(appId).map(login => {
+    const { host, username, sealed } = login
+    const secret = secrets.open(sealed, ownerOfLogin(login))
+    if (secret === undefined) {
+      const detail = `those for ${host} were sealed with another secrets.key; set them again`
+      throw new FndError('credentials-unreadable', { detail })
+    }
+    const { password, identityToken } = JSON.parse(secret)
+    const fingerprint = secrets.fingerprint(JSON.stringify([host, username, secret]))
+    return { host, username, password, identityToken, fingerprint }
   })
 }
 
@@ -218,13 +239,14 @@ type ListenParts = ReturnType<typeof makeExec> & {
   readonly syslog: SyslogSender
   readonly driver: ProcessDriver
   readonly docker: DockerParts
+  readonly secrets: SecretBox
   readonly metrics: Metrics
   readonly token: string
   readonly state: { readonly isDraining: boolean }
 }
 
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
-  const { invocations, output, metrics, token, state, ids } = parts
+  const { invocations, output, docker, secrets, metrics, token, state, ids } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
   const reports = makeReports({ ...parts, config, store, disk })
   metrics.watch(reports.sources)
@@ -251,6 +273,8 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     ids,
     log,
     bundles: store.bundles,
+    images: docker.images,
+    secrets,
     reports,
     token,
     version,

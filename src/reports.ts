@@ -75,11 +75,12 @@ function isolationOf({ driver, docker }: ReportParts, spec: FnSpec): Isolation {
   return driver.takes(spec.image) ? driver.isolation(spec) : docker.driver.isolation(spec)
 }
 
-function describeFn(parts: ReportParts, fnId: string): object {
-  const { store, runner, invocations } = parts
+async function describeFn(parts: ReportParts, fnId: string): Promise<object> {
+  const { store, runner, docker, invocations } = parts
   const route = store.routes.fnById(fnId)
   if (route === undefined) return {}
   const spec = invocations.specOf(route)
+  const image = await docker.images.describe(spec)
   const counts = runner.stats().fns.find(one => one.key === spec.key)
   return {
     concurrency: spec.concurrency,
@@ -87,6 +88,7 @@ function describeFn(parts: ReportParts, fnId: string): object {
     max_instances: spec.instancesMax,
     network: spec.network,
     format: spec.format,
+    ...(image === undefined ? {} : { image_status: image }),
     isolation: isolationOf(parts, spec),
     waiting: counts?.waiting ?? 0,
     starting: counts?.starting ?? 0,
@@ -226,6 +228,7 @@ function metricSources(parts: ReportParts): MetricSources {
     },
     logs: () => output.stats,
     syslog: () => syslog.stats,
+    images: () => parts.docker.images.stats,
     dataFreeBytes: () => disk.freeBytes(),
   }
 }

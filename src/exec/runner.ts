@@ -262,7 +262,8 @@ export class Runner {
       case 'assign':
         return this.#assign(effect.call, effect.instance, this.#now())
       case 'fail': {
-        const { code, detail } = effect
+        const { code, call } = effect
+        const detail = effect.detail ?? (code === 'busy' ? this.#awaited(call.spec) : undefined)
         const error = new FndError(code, detail === undefined ? {} : { detail })
         return this.#refuse(effect.call, error)
       }
@@ -308,6 +309,11 @@ export class Runner {
       else this.#pool.ready(id, nowMs)
     }
     this.#carryOut()
+  }
+
+  /** Why a call waited in vain, where it was not for want of room. */
+  #awaited(spec: FnSpec): string | undefined {
+    return this.#options.drivers.find(candidate => candidate.takes(spec.image))?.awaited?.(spec)
   }
 
   async #startWithDriver(running: Running): Promise<Instance | FndError> {

@@ -33,6 +33,8 @@ import { Workshop } from './workshop.ts'
 export interface ImageSource {
   /** Fetches it if need be. Rejects with `FndError`. */
   ensure(spec: FnSpec): Promise<{ readonly id: string }>
+  /** How far its pull is; undefined when none is under way. */
+  progressOf(spec: FnSpec): string | undefined
 }
 
 export interface DockerDriverOptions {
@@ -89,6 +91,11 @@ export class DockerDriver implements Driver {
 
   takes(image: string): boolean {
     return !image.includes('://') && !image.startsWith('bundle:')
+  }
+
+  awaited(spec: FnSpec): string | undefined {
+    const progress = this.#options.images.progressOf(spec)
+    return progress === undefined ? undefined : `its image is being pulled, ${progress}`
   }
 
   async prepare(spec: FnSpec): Promise<void> {
