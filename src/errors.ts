@@ -158,6 +158,7 @@ const table = {
     message:
       'Container failed to initialize, please ensure you are using the latest fdk and check the logs',
   },
+  'syslog-unavailable': { status: 500, message: 'Syslog Unavailable' },
   'isolation-missing': {
     status: 500,
     message: 'FND_REQUIRE_ISOLATION is set, and this host cannot isolate functions',

@@ -19,6 +19,7 @@ import { CallOutput } from './exec/output.ts'
 import { ProcessDriver } from './exec/process.ts'
 import { Runner } from './exec/runner.ts'
 import { specOf } from './exec/spec.ts'
+import { SyslogSender } from './exec/syslog.ts'
 import { IdSource } from './ids.ts'
 import type { Logger } from './log.ts'
 import { makeReports } from './reports.ts'
@@ -55,6 +56,8 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
   const token = config.isAuthOff ? '' : ensureAdminToken(config.dataDir)
   const ids = newIdSource()
   const output = new CallOutput({ limits: config.limits, clock: systemClock, logger: log })
+  // Before the driver, so that it ends after the last instance has.
+  const syslog = opening.use(new SyslogSender({ logger: log }))
   const driver = opening.use(
     await ProcessDriver.open({
       dataDir: config.dataDir,
@@ -65,22 +68,14 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
       onSparesGivenUp: detail => log.warn({ detail }, 'no spare workers: starts take longer'),
     }),
   )
-  const docker = opening.use(dockerFor(config, store, { ids, output, log }))
+  const docker = opening.use(dockerFor(config, store, { ids, output, syslog, log }))
   const metrics = new Metrics({ clock: systemClock, version, commit })
   const drivers = [driver, docker.driver]
-  const parts = makeExec(config, store, { ids, output, drivers, metrics, log })
+  const parts = makeExec(config, store, { ids, output, syslog, drivers, metrics, log })
   const state = { isDraining: false }
   await limitRequestHeads(config.limits.requestHeaderBytesMax)
-  const server = listen(config, log, store, {
-    ...parts,
-    ids,
-    output,
-    driver,
-    docker,
-    metrics,
-    token,
-    state,
-  })
+  const shared = { ids, output, syslog, driver, docker, metrics, token, state }
+  const server = listen(config, log, store, { ...parts, ...shared })
   const url = urlOf(config.host, server.port ?? config.port)
   const withdraw = announceServer(config.stateDir, {
     url,
@@ -120,7 +115,7 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
 function dockerFor(
   config: Config,
   store: Store,
-  parts: { readonly ids: IdSource; readonly output: CallOutput; readonly log: Logger },
+  parts: Pick<ExecParts, 'ids' | 'output' | 'syslog' | 'log'>,
 ): DockerParts {
   const { clusterId, nodeId } = store.status()
   return openDocker({
@@ -128,7 +123,12 @@ function dockerFor(
     nodeId: `${clusterId}-${nodeId}`,
     config: config.docker,
     limits: config.exec,
+    answerLimits: {
+      headBytesMax: config.limits.responseHeaderBytesMax,
+      bodyBytesMax: config.limits.responseBytesMax,
+    },
     output: parts.output,
+    checkSyslog: url => parts.syslog.check(url),
     newId: () => parts.ids.next(),
     log: parts.log,
   })
@@ -155,16 +155,17 @@ function newIdSource(): IdSource {
 interface ExecParts {
   readonly ids: IdSource
   readonly output: CallOutput
+  readonly syslog: SyslogSender
   readonly drivers: readonly Driver[]
   readonly metrics: Metrics
   readonly log: Logger
 }
 
 function makeExec(config: Config, store: Store, parts: ExecParts) {
-  const { ids, output, drivers, metrics, log } = parts
+  const { ids, output, syslog, drivers, metrics, log } = parts
   const cpus = availableParallelism()
   const counter = new CallCounter(spec => metrics.fn(spec))
-  const watch = new InstanceWatch(output, log)
+  const watch = new InstanceWatch(output, syslog, log)
   const cores = new Cores()
   const runner = new Runner({
     clock: systemClock,
@@ -211,6 +212,7 @@ function specOfRoute({ app, fn }: FnRoute, store: Store, pauseAfterMs: number): 
 type ListenParts = ReturnType<typeof makeExec> & {
   readonly ids: IdSource
   readonly output: CallOutput
+  readonly syslog: SyslogSender
   readonly driver: ProcessDriver
   readonly docker: DockerParts
   readonly metrics: Metrics
@@ -219,7 +221,7 @@ type ListenParts = ReturnType<typeof makeExec> & {
 }
 
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
-  const { invocations, metrics, token, state, ids, output } = parts
+  const { invocations, output, metrics, token, state, ids } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
   const reports = makeReports({ ...parts, config, store, disk })
   metrics.watch(reports.sources)

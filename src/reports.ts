@@ -9,6 +9,7 @@ import type { Invocations } from './exec/invocations.ts'
 import type { CallOutput } from './exec/output.ts'
 import type { ProcessDriver } from './exec/process.ts'
 import type { Runner } from './exec/runner.ts'
+import type { SyslogSender } from './exec/syslog.ts'
 import type { Store } from './store/replica.ts'
 import { commit, version } from './version.ts'
 import type { DiskSpace } from './watch/disk.ts'
@@ -20,6 +21,7 @@ export interface ReportParts {
   readonly runner: Runner
   readonly watch: InstanceWatch
   readonly output: CallOutput
+  readonly syslog: SyslogSender
   readonly driver: ProcessDriver
   readonly docker: DockerParts
   readonly disk: DiskSpace
@@ -177,7 +179,7 @@ function dockerFinding({ engine }: DockerParts): Check {
 }
 
 function metricSources(parts: ReportParts): MetricSources {
-  const { runner, store, output, watch, disk } = parts
+  const { runner, store, output, syslog, watch, disk } = parts
   return {
     pool: () => {
       const stats = runner.stats()
@@ -223,6 +225,7 @@ function metricSources(parts: ReportParts): MetricSources {
       }
     },
     logs: () => output.stats,
+    syslog: () => syslog.stats,
     dataFreeBytes: () => disk.freeBytes(),
   }
 }

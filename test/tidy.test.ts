@@ -37,6 +37,7 @@ const openFiles: Readonly<Record<string, string>> = {
   'src/log.ts': 'makes the logger that is handed down',
   'src/servers.ts': 'the record by which the command line finds a server',
   'src/store/settings.ts': 'pure parsing of annotations',
+  'src/exec/syslog-url.ts': 'pure parsing of addresses',
   'src/raft/crc32c.ts': 'a pure function of bytes',
   'src/store/objects.ts': 'the objects that all of fnd speaks of; no effects',
   'src/store/commands.ts': 'the commands that shells propose; no effects',

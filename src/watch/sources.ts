@@ -45,11 +45,21 @@ export interface LogStats {
   readonly followers: number
 }
 
+/** Of `SyslogSender`. */
+export interface SyslogStats {
+  readonly sentTotal: number
+  readonly droppedTotal: number
+  readonly failuresTotal: number
+  readonly heldBytes: number
+  readonly connections: number
+}
+
 /** Each is asked once per scrape. What is absent has no series. */
 export interface MetricSources {
   readonly pool?: () => PoolStats
   readonly raft?: () => RaftStats
   readonly logs?: () => LogStats
+  readonly syslog?: () => SyslogStats
   /** Free bytes where the data directory lies. */
   readonly dataFreeBytes?: () => number
 }

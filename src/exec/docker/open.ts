@@ -2,6 +2,7 @@
 import type { DockerConfig } from '../../config-docker.ts'
 import type { Logger } from '../../log.ts'
 import type { OutputSink } from '../driver.ts'
+import type { TalkLimits } from './bridge.ts'
 import type { ContainerLimits } from './container-spec.ts'
 import { DockerDriver } from './driver.ts'
 import { Engine } from './engine.ts'
@@ -13,6 +14,8 @@ export interface DockerOptions {
   readonly config: DockerConfig
   readonly limits: ContainerLimits & { readonly startTimeoutMs: number }
   readonly output: OutputSink
+  readonly answerLimits: TalkLimits
+  readonly checkSyslog: (url: string) => Promise<void>
   readonly newId: () => string
   readonly log: Logger
 }
