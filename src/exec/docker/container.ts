@@ -9,9 +9,9 @@ import type { Container as Handle } from 'dockerode'
 import { FndError } from '../../errors.ts'
 import { signalName } from '../child.ts'
 import type { Exit, OutputSink } from '../driver.ts'
+import type { ContainerStdio } from './container-stdio.ts'
 import { DockerRefusal, type Engine } from './engine.ts'
 import { Frames } from './frames.ts'
-import type { StdoutPipe } from './stdio.ts'
 
 export interface ContainerOptions {
   readonly engine: Engine
@@ -19,7 +19,7 @@ export interface ContainerOptions {
   readonly handle: Handle
   readonly output: OutputSink
   /** Takes stdout in place of `output`, for formats that answer there; there is a stdin then. */
-  readonly stdout: StdoutPipe | undefined
+  readonly stdout: ContainerStdio | undefined
 }
 
 interface State {
@@ -187,7 +187,7 @@ export class Container {
 
   #deliver(name: 'stdout' | 'stderr', piece: Uint8Array): Promise<void> | undefined {
     const { output, stdout, instanceId } = this.#options
-    if (name === 'stdout' && stdout !== undefined) return stdout.push(piece)
+    if (name === 'stdout' && stdout !== undefined) return stdout.receive(piece)
     if (!this.#hasServed) {
       this.#tail = (this.#tail + decoder.decode(piece)).slice(-tailBytesMax)
     }

@@ -3,12 +3,13 @@
  * call, or, for `default`, no container at all until a call comes, and then one for it alone.
  */
 import { join } from 'node:path'
-import { assert } from '../../errors.ts'
 import type { Exit, FnSpec, Instance } from '../driver.ts'
 import { type Bridge, openBridge, type TalkLimits } from './bridge.ts'
 import type { Container } from './container.ts'
+import { ContainerStdio, stdinOf } from './container-stdio.ts'
+import type { Engine } from './engine.ts'
 import { containerEnv } from './format-env.ts'
-import { StdoutPipe, stdioOf } from './stdio.ts'
+import { refusedStart } from './start.ts'
 import { containerMemoryBytes } from './usage.ts'
 import type { Workshop } from './workshop.ts'
 
@@ -18,6 +19,7 @@ export interface StdioPlace {
   readonly instanceId: string
   readonly image: string
   readonly limits: TalkLimits
+  readonly engine: Engine
   /** Where the bridge's socket is; fnd's own, and gone with the instance. */
   readonly dir: { readonly path: string; remove(): void }
 }
@@ -27,7 +29,7 @@ const bridgeGraceMs = 500
 
 export async function startHotStdio(place: StdioPlace): Promise<Instance> {
   const { workshop, spec, instanceId, image } = place
-  const stdout = new StdoutPipe()
+  const stdio = new ContainerStdio()
   const env = containerEnv(spec)
   const container = await workshop.launch({
     spec,
@@ -35,14 +37,17 @@ export async function startHotStdio(place: StdioPlace): Promise<Instance> {
     containerId: instanceId,
     image,
     env,
-    stdout,
+    stdout: stdio,
   })
-  await container.learnPid()
+  try {
+    await container.learnPid()
+  } catch (cause) {
+    await container.remove()
+    throw cause
+  }
   container.markServing()
-  const { stdin } = container
-  assert(stdin !== undefined, 'a container that was started is attached')
-  const stdio = stdioOf(stdin, stdout)
-  const bridge = bridgeIn(place, { kind: 'hot', stdio })
+  const streams = { stdin: stdinOf(container.stdin), stdout: stdio.stdout }
+  const bridge = bridgeIn(place, { kind: 'hot', stdio: streams })
   void bridge.broken.then(() => container.stop(bridgeGraceMs))
   const exited = closing(container.gone, bridge, place)
   return {
@@ -61,21 +66,22 @@ export async function startHotStdio(place: StdioPlace): Promise<Instance> {
 }
 
 export function startColdStdio(place: StdioPlace): Instance {
-  const { workshop, spec, instanceId, image } = place
+  const { workshop, spec, instanceId, image, engine } = place
   const running = new Set<Container>()
   let calls = 0
   const run = async (env: Readonly<Record<string, string>>, signal: AbortSignal) => {
     calls += 1
-    const stdout = new StdoutPipe()
+    const stdio = new ContainerStdio()
     const containerId = `${instanceId}-${calls}`
-    const container = await workshop.launch({ spec, instanceId, containerId, image, env, stdout })
+    const order = { spec, instanceId, containerId, image, env, stdout: stdio }
+    const container = await workshop.launch(order).catch((cause: unknown) => {
+      throw refusedStart(cause, engine)
+    })
     running.add(container)
     void container.gone.then(() => running.delete(container))
     if (signal.aborted) void container.remove()
     else signal.addEventListener('abort', () => void container.remove(), { once: true })
-    const { stdin } = container
-    assert(stdin !== undefined, 'a container that was started is attached')
-    return { ...stdioOf(stdin, stdout), exited: container.ended }
+    return { stdin: stdinOf(container.stdin), stdout: stdio.stdout, exited: container.ended }
   }
   const bridge = bridgeIn(place, { kind: 'cold', oneShot: { run } })
   const stopped = Promise.withResolvers<Exit>()

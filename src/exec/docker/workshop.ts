@@ -3,9 +3,9 @@ import type { DockerConfig } from '../../config-docker.ts'
 import type { FnSpec, OutputSink } from '../driver.ts'
 import { Container, isOperational } from './container.ts'
 import { type ContainerLimits, createOptions, instanceLabel, nodeLabel } from './container-spec.ts'
+import type { ContainerStdio } from './container-stdio.ts'
 import { DockerRefusal, type Engine } from './engine.ts'
 import { type Network, Networks } from './networks.ts'
-import type { StdoutPipe } from './stdio.ts'
 
 export interface WorkshopOptions {
   /** Tells this fnd's containers from those of another that uses the same daemon. */
@@ -28,7 +28,7 @@ export interface Order {
   readonly env: Readonly<Record<string, string>>
   readonly iofsSource?: string
   /** Takes stdout, for formats that answer there; the container has a stdin too then. */
-  readonly stdout?: StdoutPipe
+  readonly stdout?: ContainerStdio
 }
 
 export class Workshop {
