@@ -51,12 +51,10 @@ async function containersNow(): Promise<string[]> {
 
 const header = (name: string, value: string) => headOf('/t/demo/x', [`fn-http-h-${name}: ${value}`])
 
-async function until(holds: () => Promise<boolean>): Promise<void> {
-  for (let i = 0; i < 600 && !(await holds()); i++) await Bun.sleep(50)
-  expect(await holds()).toBe(true)
-}
-
-const eventuallyNone = () => until(async () => (await containersNow()).length === 0)
+const eventuallyNone = () =>
+  eventually(async () => (await containersNow()).length === 0, 'no container is left')
+const eventuallyRunning = () =>
+  eventually(async () => (await containersNow()).includes('running'), 'a container runs')
 
 describe('containers', () => {
   test('default: the body goes in, and its end; the output comes out, whole', async () => {
@@ -89,7 +87,7 @@ describe('containers', () => {
       { head: headOf('/t/demo/x'), body: null },
       { replied: () => undefined, exchangeEnded: () => undefined },
     )
-    await until(async () => (await containersNow()).includes('running'))
+    await eventuallyRunning()
     exchange.abort('aborted')
     await eventuallyNone()
   })
@@ -106,7 +104,7 @@ describe('containers', () => {
     const env = { MODE: 'sleep' }
     const { client, instance } = await open('fn-default:1', { format: 'default', env })
     const outcome = call(client)
-    await until(async () => (await containersNow()).includes('running'))
+    await eventuallyRunning()
     await instance.stop(0)
     const { fault, refusal } = await outcome
     expect(fault ?? refusal?.code).toMatch(/^(closed|function-failed)$/)

@@ -94,7 +94,7 @@ export class DockerDriver implements Driver {
 
   async prepare(spec: FnSpec): Promise<void> {
     assert(this.takes(spec.image), 'a driver is asked for images that it takes')
-    this.#workshop.networks.want()
+    if (spec.network !== 'none') this.#workshop.networks.want()
     await this.#options.images.ensure(spec)
   }
 
