@@ -1,14 +1,20 @@
 /** The older formats in containers of a real daemon. */
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'bun:test'
+import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { readConfig } from '../../src/config.ts'
 import type { DockerParts } from '../../src/exec/docker/open.ts'
 import type { FnSpec } from '../../src/exec/driver.ts'
 import { Client } from '../../src/http/client.ts'
+import { makeLogger } from '../../src/log.ts'
+import { type FndNode, startNode } from '../../src/node.ts'
 import { Collector, eventually, noSignal, specOf } from '../contract/driver.ts'
 import { bytesOf, call, headOf, limits, mib, streamOf } from '../exec/docker/bridge-harness.ts'
 import { Daemon } from './daemon.ts'
 import { openDockerDriver } from './docker-driver.ts'
 import { makeImages } from './images.ts'
 
+setDefaultTimeout(60_000)
 const startTimeoutMs = 120_000
 let daemon: Daemon
 let docker: DockerParts
@@ -197,5 +203,56 @@ describe('containers', () => {
       text: 'x',
       refusal: undefined,
     })
+  })
+})
+
+describe('through a node', () => {
+  let node: FndNode
+
+  beforeAll(async () => {
+    const dataDir = join(daemon.dir, 'node')
+    const settings = { FND_DATA: dataDir, FND_LISTEN: '127.0.0.1:0', FND_SPARE_WORKERS: '0' }
+    const read = readConfig({}, { ...settings, DOCKER_HOST: daemon.host, XDG_STATE_HOME: dataDir })
+    if (!read.ok) throw new Error(read.faults.join('; '))
+    node = await startNode(read.config, await makeLogger({ level: 'silent', format: 'json' }))
+  }, startTimeoutMs)
+  afterAll(() => node.stop())
+
+  async function post(path: string, object: unknown): Promise<{ id: string }> {
+    const token = readFileSync(join(daemon.dir, 'node', 'admin.token'), 'utf8').trim()
+    const headers = { authorization: `Bearer ${token}` }
+    const init = { method: 'POST', headers, body: JSON.stringify(object) }
+    const answer = await fetch(`${node.url}/v2/${path}`, init)
+    expect(answer.status).toBe(200)
+    return (await answer.json()) as { id: string }
+  }
+
+  test('triggers have the function’s status and headers, invocations its words', async () => {
+    const app = await post('apps', { name: 'demo' })
+    const annotations = { 'fnd.io/format': 'http', 'fnd.io/network': 'none' }
+    const settings = { app_id: app.id, image: 'fn-http:1', annotations }
+    const fn = await post('fns', { name: 'tea', ...settings })
+    const about = { name: 'tea', app_id: app.id, fn_id: fn.id, type: 'http', source: '/tea' }
+    await post('triggers', about)
+    const headers = { 'x-do': 'status' }
+    const triggered = await fetch(`${node.url}/t/demo/tea`, { headers })
+    expect(triggered.status).toBe(418)
+    expect(triggered.headers.get('x-http')).toBe('yes')
+    expect(triggered.headers.get('content-type')).toBe('text/plain')
+    expect(await triggered.text()).toBe('pot')
+    const invoke = (init: RequestInit) =>
+      fetch(`${node.url}/invoke/${fn.id}`, { method: 'POST', ...init })
+    const invoked = await invoke({ headers })
+    expect(invoked.status).toBe(200)
+    expect(invoked.headers.get('fn-http-status')).toBe('418')
+    expect(invoked.headers.get('x-http')).toBe('yes')
+    const garbage = await invoke({ headers: { 'x-do': 'garbage' } })
+    expect(garbage.status).toBe(502)
+    expect(await garbage.json()).toEqual({
+      message: 'invalid http response from function err: malformed HTTP response "this is no http"',
+      code: 'function-response-invalid',
+    })
+    const echoed = await invoke({ body: 'and on' })
+    expect(await echoed.text()).toBe('and on')
   })
 })
