@@ -16,6 +16,7 @@ import type { TalkLimits } from './bridge.ts'
 import type { Container } from './container.ts'
 import type { ContainerLimits } from './container-spec.ts'
 import type { Engine, EngineState } from './engine.ts'
+import { containerEnv } from './format-env.ts'
 import { containerIsolation } from './isolation.ts'
 import {
   openRendezvousDirs,
@@ -115,7 +116,7 @@ export class DockerDriver implements Driver {
       dir = this.#rendezvousDirs().make(rendezvousName(instanceId))
       const order = { spec, instanceId, image }
       if (spec.format === 'http-stream') return await this.#startStream(order, dir, signal)
-      const place = { ...order, workshop: this.#workshop, limits: answerLimits, dir }
+      const place = { ...order, workshop: this.#workshop, limits: answerLimits, engine, dir }
       return spec.format === 'default' ? startColdStdio(place) : await startHotStdio(place)
     } catch (cause) {
       dir?.remove()
@@ -153,7 +154,7 @@ export class DockerDriver implements Driver {
     let container: Container | undefined
     try {
       const containerId = instanceId
-      const { env } = spec
+      const env = containerEnv(spec)
       container = await this.#workshop.launch({
         ...order,
         containerId,
