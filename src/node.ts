@@ -2,15 +2,19 @@
 import { randomBytes } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { ensureAdminToken } from './api/auth.ts'
-import { gatewayApi } from './api/gateway.ts'
+import { pastRouter } from './api/direct.ts'
+import { makeUnexpected } from './api/errors.ts'
+import { directGateway, gatewayApi } from './api/gateway.ts'
 import { healthApi, type ReadyCheck } from './api/health.ts'
-import { invokeApi } from './api/invoke.ts'
+import { directInvoke, invokeApi } from './api/invoke.ts'
 import { logsApi } from './api/logs.ts'
 import { metricsApi } from './api/metrics.ts'
 import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
+import { type AssertionError, FndError } from './errors.ts'
 import { type DockerParts, openDocker } from './exec/docker/open.ts'
+import type { AppCredentials } from './exec/docker/registry-auth.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
 import { Cores, memoryMbFor } from './exec/host.ts'
 import { InstanceWatch } from './exec/instance-watch.ts'
@@ -19,11 +23,14 @@ import { CallOutput } from './exec/output.ts'
 import { ProcessDriver } from './exec/process.ts'
 import { Runner } from './exec/runner.ts'
 import { specOf } from './exec/spec.ts'
+import { SyslogSender } from './exec/syslog.ts'
 import { IdSource } from './ids.ts'
 import type { Logger } from './log.ts'
 import { makeReports } from './reports.ts'
 import { announceServer } from './servers.ts'
+import { ownerOfLogin } from './store/objects.ts'
 import { openStore, type Store } from './store/replica.ts'
+import { SecretBox } from './store/secrets.ts'
 import { fnSettings } from './store/settings.ts'
 import type { FnRoute } from './store/state.ts'
 import { commit, version } from './version.ts'
@@ -55,6 +62,8 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
   const token = config.isAuthOff ? '' : ensureAdminToken(config.dataDir)
   const ids = newIdSource()
   const output = new CallOutput({ limits: config.limits, clock: systemClock, logger: log })
+  // Before the driver, so that it ends after the last instance has.
+  const syslog = opening.use(new SyslogSender({ logger: log }))
   const driver = opening.use(
     await ProcessDriver.open({
       dataDir: config.dataDir,
@@ -65,22 +74,15 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
       onSparesGivenUp: detail => log.warn({ detail }, 'no spare workers: starts take longer'),
     }),
   )
-  const docker = opening.use(dockerFor(config, store, { ids, output, log }))
+  const secrets = new SecretBox(config.dataDir)
+  const docker = opening.use(dockerFor(config, store, { ids, output, syslog, secrets, log }))
   const metrics = new Metrics({ clock: systemClock, version, commit })
   const drivers = [driver, docker.driver]
-  const parts = makeExec(config, store, { ids, output, drivers, metrics, log })
+  const parts = makeExec(config, store, { ids, output, syslog, drivers, metrics, log })
   const state = { isDraining: false }
   await limitRequestHeads(config.limits.requestHeaderBytesMax)
-  const server = listen(config, log, store, {
-    ...parts,
-    ids,
-    output,
-    driver,
-    docker,
-    metrics,
-    token,
-    state,
-  })
+  const shared = { ids, output, syslog, driver, docker, secrets, metrics, token, state }
+  const server = listen(config, log, store, { ...parts, ...shared })
   const url = urlOf(config.host, server.port ?? config.port)
   const withdraw = announceServer(config.stateDir, {
     url,
@@ -120,7 +122,7 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
 function dockerFor(
   config: Config,
   store: Store,
-  parts: { readonly ids: IdSource; readonly output: CallOutput; readonly log: Logger },
+  parts: Pick<ExecParts, 'ids' | 'output' | 'syslog' | 'log'> & { readonly secrets: SecretBox },
 ): DockerParts {
   const { clusterId, nodeId } = store.status()
   return openDocker({
@@ -128,8 +130,15 @@ function dockerFor(
     nodeId: `${clusterId}-${nodeId}`,
     config: config.docker,
     limits: config.exec,
+    answerLimits: {
+      headBytesMax: config.limits.responseHeaderBytesMax,
+      bodyBytesMax: config.limits.responseBytesMax,
+    },
     output: parts.output,
+    checkSyslog: url => parts.syslog.check(url),
     newId: () => parts.ids.next(),
+    clock: systemClock,
+    credentials: appId => credentialsOf(appId, store, parts.secrets),
     log: parts.log,
   })
 }
@@ -152,19 +161,35 @@ function newIdSource(): IdSource {
   })
 }
 
+/** Throws `FndError` when the key that sealed them is not there any more. */
+function credentialsOf(appId: string, store: Store, secrets: SecretBox): AppCredentials {
+  return store.state.registries(appId).map(login => {
+    const { host, username, sealed } = login
+    const secret = secrets.open(sealed, ownerOfLogin(login))
+    if (secret === undefined) {
+      const detail = `those for ${host} were sealed with another secrets.key; set them again`
+      throw new FndError('credentials-unreadable', { detail })
+    }
+    const { password, identityToken } = JSON.parse(secret)
+    const fingerprint = secrets.fingerprint(JSON.stringify([host, username, secret]))
+    return { host, username, password, identityToken, fingerprint }
+  })
+}
+
 interface ExecParts {
   readonly ids: IdSource
   readonly output: CallOutput
+  readonly syslog: SyslogSender
   readonly drivers: readonly Driver[]
   readonly metrics: Metrics
   readonly log: Logger
 }
 
 function makeExec(config: Config, store: Store, parts: ExecParts) {
-  const { ids, output, drivers, metrics, log } = parts
+  const { ids, output, syslog, drivers, metrics, log } = parts
   const cpus = availableParallelism()
   const counter = new CallCounter(spec => metrics.fn(spec))
-  const watch = new InstanceWatch(output, log)
+  const watch = new InstanceWatch(output, syslog, log)
   const cores = new Cores()
   const runner = new Runner({
     clock: systemClock,
@@ -211,15 +236,17 @@ function specOfRoute({ app, fn }: FnRoute, store: Store, pauseAfterMs: number): 
 type ListenParts = ReturnType<typeof makeExec> & {
   readonly ids: IdSource
   readonly output: CallOutput
+  readonly syslog: SyslogSender
   readonly driver: ProcessDriver
   readonly docker: DockerParts
+  readonly secrets: SecretBox
   readonly metrics: Metrics
   readonly token: string
   readonly state: { readonly isDraining: boolean }
 }
 
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
-  const { invocations, metrics, token, state, ids, output } = parts
+  const { invocations, output, docker, secrets, metrics, token, state, ids } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
   const reports = makeReports({ ...parts, config, store, disk })
   metrics.watch(reports.sources)
@@ -229,7 +256,9 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     hold: (request: Request) => server.timeout(request, 0),
     release: (request: Request) => server.timeout(request, idleS),
   }
+  const onBug = makeOnBug(log)
   const invoke = {
+    unexpected: makeUnexpected({ log, ids, onBug }),
     routes: store.routes,
     invoker: invocations,
     limits: config.limits,
@@ -244,14 +273,13 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     ids,
     log,
     bundles: store.bundles,
+    images: docker.images,
+    secrets,
     reports,
     token,
     version,
     counterOf: invoke.counterOf,
-    onBug: error => {
-      log.fatal({ err: error }, 'a bug in fnd; it ends rather than go on wrongly')
-      process.exit(1)
-    },
+    onBug,
     extra: [
       invokeApi(invoke),
       gatewayApi(invoke),
@@ -260,17 +288,26 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     ],
     extraAdmin: [logsApi({ output, hasFn: id => store.routes.fnById(id) !== undefined })],
   })
+  // Cross-origin rules wrap the router, so that all requests must go through it.
+  const hasCors = config.cors.origins.length > 0
   const server = Bun.serve({
     hostname: config.host,
     port: config.port,
     idleTimeout: idleS,
     // Limits are checked where their errors are known; bodies stream.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
-    fetch: api.fetch,
+    fetch: hasCors ? api.fetch : pastRouter(directInvoke(invoke), directGateway(invoke), api.fetch),
   })
   // Routes that stream for long ask it to lift the timeout of their connection.
   api.server = server
   return server
+}
+
+function makeOnBug(log: Logger): (error: AssertionError) => void {
+  return error => {
+    log.fatal({ err: error }, 'a bug in fnd; it ends rather than go on wrongly')
+    process.exit(1)
+  }
 }
 
 function readyChecks(

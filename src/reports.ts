@@ -9,6 +9,7 @@ import type { Invocations } from './exec/invocations.ts'
 import type { CallOutput } from './exec/output.ts'
 import type { ProcessDriver } from './exec/process.ts'
 import type { Runner } from './exec/runner.ts'
+import type { SyslogSender } from './exec/syslog.ts'
 import type { Store } from './store/replica.ts'
 import { commit, version } from './version.ts'
 import type { DiskSpace } from './watch/disk.ts'
@@ -20,6 +21,7 @@ export interface ReportParts {
   readonly runner: Runner
   readonly watch: InstanceWatch
   readonly output: CallOutput
+  readonly syslog: SyslogSender
   readonly driver: ProcessDriver
   readonly docker: DockerParts
   readonly disk: DiskSpace
@@ -73,11 +75,12 @@ function isolationOf({ driver, docker }: ReportParts, spec: FnSpec): Isolation {
   return driver.takes(spec.image) ? driver.isolation(spec) : docker.driver.isolation(spec)
 }
 
-function describeFn(parts: ReportParts, fnId: string): object {
-  const { store, runner, invocations } = parts
+async function describeFn(parts: ReportParts, fnId: string): Promise<object> {
+  const { store, runner, docker, invocations } = parts
   const route = store.routes.fnById(fnId)
   if (route === undefined) return {}
   const spec = invocations.specOf(route)
+  const image = await docker.images.describe(spec)
   const counts = runner.stats().fns.find(one => one.key === spec.key)
   return {
     concurrency: spec.concurrency,
@@ -85,6 +88,7 @@ function describeFn(parts: ReportParts, fnId: string): object {
     max_instances: spec.instancesMax,
     network: spec.network,
     format: spec.format,
+    ...(image === undefined ? {} : { image_status: image }),
     isolation: isolationOf(parts, spec),
     waiting: counts?.waiting ?? 0,
     starting: counts?.starting ?? 0,
@@ -177,7 +181,7 @@ function dockerFinding({ engine }: DockerParts): Check {
 }
 
 function metricSources(parts: ReportParts): MetricSources {
-  const { runner, store, output, watch, disk } = parts
+  const { runner, store, output, syslog, watch, disk } = parts
   return {
     pool: () => {
       const stats = runner.stats()
@@ -223,6 +227,8 @@ function metricSources(parts: ReportParts): MetricSources {
       }
     },
     logs: () => output.stats,
+    syslog: () => syslog.stats,
+    images: () => parts.docker.images.stats,
     dataFreeBytes: () => disk.freeBytes(),
   }
 }

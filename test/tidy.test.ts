@@ -34,9 +34,12 @@ const folderMayUse: Readonly<Record<string, readonly string[]>> = {
 /** Single files that others than their own folder may use for their values, and why. */
 const openFiles: Readonly<Record<string, string>> = {
   'src/config.ts': 'pure parsing of addresses; its environment is an argument',
+  'src/exec/docker/auth.ts': 'pure parsing of Docker configurations',
+  'src/exec/docker/reference.ts': 'pure parsing of names of images',
   'src/log.ts': 'makes the logger that is handed down',
   'src/servers.ts': 'the record by which the command line finds a server',
   'src/store/settings.ts': 'pure parsing of annotations',
+  'src/exec/syslog-url.ts': 'pure parsing of addresses',
   'src/raft/crc32c.ts': 'a pure function of bytes',
   'src/store/objects.ts': 'the objects that all of fnd speaks of; no effects',
   'src/store/commands.ts': 'the commands that shells propose; no effects',
@@ -51,12 +54,19 @@ const pairs: readonly (readonly [string, string])[] = [
 /** Pure cores: no effects, no time, no chance; they use each other and errors.ts. */
 const coreFiles = [
   /^src\/exec\/(call|pool|scale|eviction)\.ts$/,
+  /^src\/exec\/docker\/(format-\w+|refusal|sniff)\.ts$/,
   /^src\/store\/apply\.ts$/,
   /^src\/lb\/(ring|score)\.ts$/,
   /^src\/raft\/(types|quorum|confchange|log|progress|readindex|core|role-\w+|describe)\.ts$/,
 ]
 /** Pure files that only serve a core: a core may use them, and they obey the same rules. */
-const coreParts = ['src/store/rows.ts', 'src/exec/fleet.ts', 'src/exec/roster.ts']
+const coreParts = [
+  'src/store/rows.ts',
+  'src/exec/fleet.ts',
+  'src/exec/roster.ts',
+  'src/http/wire.ts',
+  'src/http/headers.ts',
+]
 
 /**
  * Where programs begin. The worker runs in processes of functions; the addon loader is reached

@@ -120,7 +120,10 @@ function withAppOptions(command: Command): Command {
   return command
     .option('--config <KEY=VALUE>', 'an environment variable of all functions', keyValue)
     .option('--annotation <KEY=JSON>', 'an annotation; repeatable', keyJson)
-    .option('--syslog-url <url>', 'stored for clients of Fn; fnd sends nothing there yet')
+    .option(
+      '--syslog-url <url>',
+      'send what functions print there: udp, tcp, tcp+tls, unix, unixgram',
+    )
 }
 
 function appFieldsFrom(options: AppOptions): Record<string, unknown> {

@@ -26,6 +26,8 @@ export interface FnSpec {
   readonly dialect: 'fn' | 'iron'
   /** When the image is fetched from its registry. */
   readonly pull: 'missing' | 'always' | 'never'
+  /** The image is this one (`sha256:<hex>`), wherever its tag points; absent: as the tag says. */
+  readonly digest?: string
   /** An idle instance is paused after this time, where its driver can; Infinity: never. */
   readonly pauseAfterMs: number
   /** Where the output of its containers goes besides; '' for nowhere. */
@@ -79,6 +81,8 @@ export interface Driver extends AsyncDisposable {
   takes(image: string): boolean
   /** Fetches what the image needs; one fetch for however many callers. Rejects with `FndError`. */
   prepare(spec: FnSpec): Promise<void>
+  /** What `prepare` waits for, and how far it is, for callers who gave up; undefined: nothing. */
+  awaited?(spec: FnSpec): string | undefined
   /**
    * Starts an instance and resolves when its socket accepts calls. Rejects with `FndError`
    * `init-failed` or `init-timeout`, after removing whatever was started.

@@ -2,16 +2,19 @@
 import type { Logger } from '../log.ts'
 import type { CallOutput } from './output.ts'
 import type { InstanceEvent, InstanceObserver } from './runner.ts'
+import type { SyslogSender } from './syslog.ts'
 
 export class InstanceWatch implements InstanceObserver {
   readonly #output: CallOutput
+  readonly #syslog: SyslogSender
   readonly #log: Logger
   startsTotal = 0
   startFailuresTotal = 0
   evictionsTotal = 0
 
-  constructor(output: CallOutput, log: Logger) {
+  constructor(output: CallOutput, syslog: SyslogSender, log: Logger) {
     this.#output = output
+    this.#syslog = syslog
     this.#log = log
   }
 
@@ -29,7 +32,7 @@ export class InstanceWatch implements InstanceObserver {
     switch (event.kind) {
       case 'starting':
         this.startsTotal += 1
-        this.#output.open(instanceId, spec.fnId)
+        this.#output.open(instanceId, spec.fnId, this.#syslog.copyFor(spec, instanceId))
         return
       case 'ready':
         this.#log.debug({ ...about, pid: event.pid, start_ms: event.startMs }, 'instance ready')

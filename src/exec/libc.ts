@@ -30,6 +30,9 @@ const numbers = {
     close: 3,
     rt_sigaction: 13,
     rt_sigprocmask: 14,
+    socket: 41,
+    connect: 42,
+    sendto: 44,
     execve: 59,
     wait4: 61,
     fcntl: 72,
@@ -66,6 +69,9 @@ const numbers = {
     chdir: 49,
     umask: 166,
     setsid: 157,
+    socket: 198,
+    connect: 203,
+    sendto: 206,
     setgroups: 159,
     setresuid: 147,
     setresgid: 149,
@@ -265,6 +271,11 @@ function errnoName(errno: number): string {
     24: 'EMFILE',
     28: 'ENOSPC',
     38: 'ENOSYS',
+    90: 'EMSGSIZE',
+    91: 'EPROTOTYPE',
+    105: 'ENOBUFS',
+    107: 'ENOTCONN',
+    111: 'ECONNREFUSED',
   }
   return names[errno] ?? `errno ${errno}`
 }

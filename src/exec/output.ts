@@ -17,6 +17,18 @@ import { Followers, type LogListener } from './follow.ts'
 import { LineSplitter } from './lines.ts'
 import { LogStore } from './log-store.ts'
 
+/** `bytes` are valid only during the call. */
+export interface KeptLine {
+  /** `''` for output before the instance's first call. */
+  readonly callId: string
+  readonly stream: Stream
+  readonly timeMs: number
+  readonly bytes: Uint8Array
+}
+
+/** Gets each kept line of one instance, and returns at once. */
+export type LineCopy = (line: KeptLine) => void
+
 export interface CallOutputOptions {
   readonly limits: { readonly callLogBytesMax: number; readonly logBytesMax: number }
   readonly clock: Clock
@@ -65,6 +77,7 @@ interface Reading {
 
 class InstanceOutput {
   fnId: string
+  copy: LineCopy | undefined
   readonly stdout: Reading
   readonly stderr: Reading
   /** In order of their beginning. */
@@ -162,9 +175,12 @@ export class CallOutput implements OutputSink {
     }
   }
 
-  /** To be called before the instance starts, so that its first lines have a function. */
-  open(instanceId: string, fnId: string): void {
-    this.#opened(instanceId, fnId)
+  /**
+   * To be called before the instance starts, so that its first lines have a function. `copy` gets
+   * the lines that are kept here as well.
+   */
+  open(instanceId: string, fnId: string, copy?: LineCopy): void {
+    this.#opened(instanceId, fnId).copy = copy
   }
 
   /** A call begins on the instance. On the invoke path: two lookups, nothing allocated. */
@@ -340,6 +356,10 @@ export class CallOutput implements OutputSink {
     this.#linesTotal += 1
     if (kept !== 'kept') this.#discardedBytesTotal += bytes.length
     if (kept === 'discarded') return
+    if (instance.copy !== undefined) {
+      const line = kept === 'cut' ? encoder.encode(this.#store.cutText) : bytes
+      instance.copy({ callId, stream, timeMs: this.#nowMs, bytes: line })
+    }
     const isEchoed = this.#logger?.isLevelEnabled('debug') === true
     if (!isEchoed && !this.#followers.has(fnId)) return
     const text = kept === 'cut' ? this.#store.cutText : decoder.decode(bytes)

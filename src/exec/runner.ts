@@ -8,9 +8,10 @@ import { assert, type ErrorCode, FndError } from '../errors.ts'
 import { Client, type Reply } from '../http/client.ts'
 import { ExchangeError } from '../http/exchange-error.ts'
 import type { IdSource } from '../ids.ts'
-import { ActiveCall, type CallAsker, type CallRequest, type Running } from './active-call.ts'
-import { type CallEnd, codeOf } from './call.ts'
+import { ActiveCall, type CallAsker, type Running } from './active-call.ts'
+import { type CallEnd, codeOf, verdictOf } from './call.ts'
 import { CallList } from './call-list.ts'
+import { refusalFrom } from './docker/refusal.ts'
 import type { Driver, FnSpec, Instance } from './driver.ts'
 import { type Effect, type InstanceId, Pool, type PoolLimits } from './pool.ts'
 
@@ -132,9 +133,8 @@ export class Runner {
    * perhaps within this call. By callbacks, because each promise on the way would cost as much as
    * the pool.
    */
-  call(spec: FnSpec, request: CallRequest, asker: CallAsker): void {
-    const about = { id: this.#options.ids.next(), spec, arrivedMs: this.#now() }
-    const call = new ActiveCall(this, about, request, asker)
+  call(spec: FnSpec, asker: CallAsker): void {
+    const call = new ActiveCall(this, this.#options.ids.next(), spec, asker, this.#now())
     this.#options.calls.queued(spec)
     if (this.#isDraining) return this.#refuse(call, new FndError('shutting-down'))
     this.#place(call, call.arrivedMs)
@@ -165,7 +165,7 @@ export class Runner {
 
   #fail(call: ActiveCall, error: FndError): void {
     call.answeredMs = this.#now()
-    call.asker.answered({ ok: false, call, error })
+    call.asker.failed(call, error)
   }
 
   /** The caller went away. */
@@ -188,26 +188,22 @@ export class Runner {
       return this.#carryOutSoon()
     }
     call.running = running
-    call.place(nowMs, running.startedMs, running.readyMs)
-    call.placedMs = nowMs
+    call.run(nowMs, running.startedMs, running.readyMs)
     call.deadlineMs = nowMs + call.spec.timeoutMs
     this.#options.instances.begin(running.name, call.spec.fnId, call.id)
     this.#options.calls.placed(call)
-    const { headers, body, length } = call.request
     const head =
       `POST /call HTTP/1.1\r\nhost: localhost\r\nfn-call-id: ${call.id}\r\n` +
-      `fn-deadline: ${this.#deadlineOf(call.spec)}\r\n${headers}`
-    call.run(nowMs)
-    call.markSent()
-    call.exchange = client.exchange({ head, body, length }, call)
+      `fn-deadline: ${this.#deadlineOf(call.spec)}\r\n${call.asker.headers}`
+    call.exchange = client.exchange(head, call.asker, call)
     if (call.isAbandoned) call.exchange.abort('aborted')
   }
 
   /** The head of the reply is here; what is not 200 is a failure, whose body is for nobody. */
   replied(call: ActiveCall, reply: Reply): void {
-    if (reply.status !== 200) return this.#fail(call, refusalOf(reply))
+    if (reply.status !== 200) return this.#fail(call, refusalOf(call.spec, reply))
     call.answeredMs = this.#now()
-    call.asker.answered({ ok: true, call, reply })
+    call.asker.answered(call, reply)
   }
 
   /** Fn-Deadline has whole seconds, so calls of one second share its text. */
@@ -233,15 +229,13 @@ export class Runner {
     assert(running !== null, 'only a placed call has a slot to give back')
     this.#calls.delete(call)
     const nowMs = this.#now()
-    const outcome = call.end(end, call.spec.concurrency, nowMs)
-    call.outcome = outcome
+    call.end(nowMs)
     this.#options.instances.end(running.name, call.id)
     this.#options.calls.released(call, end)
-    const verdict = outcome.verdict === 'unfit' ? 'unfit' : 'keep'
-    this.#pool.release(running.id, nowMs - call.placedMs, verdict, nowMs)
-    if (call.answeredMs === 0 && outcome.code !== undefined) {
-      void this.#failBroken(call, outcome.code)
-    }
+    const verdict = verdictOf(end, call.spec.concurrency)
+    this.#pool.release(running.id, call.phases(nowMs).runMs, verdict, nowMs)
+    const code = codeOf(end)
+    if (call.answeredMs === 0 && code !== undefined) void this.#failBroken(call, code)
     this.#carryOutSoon()
     if (this.#isDraining) this.#checkQuiet()
   }
@@ -268,7 +262,8 @@ export class Runner {
       case 'assign':
         return this.#assign(effect.call, effect.instance, this.#now())
       case 'fail': {
-        const { code, detail } = effect
+        const { code, call } = effect
+        const detail = effect.detail ?? (code === 'busy' ? this.#awaited(call.spec) : undefined)
         const error = new FndError(code, detail === undefined ? {} : { detail })
         return this.#refuse(effect.call, error)
       }
@@ -314,6 +309,11 @@ export class Runner {
       else this.#pool.ready(id, nowMs)
     }
     this.#carryOut()
+  }
+
+  /** Why a call waited in vain, where it was not for want of room. */
+  #awaited(spec: FnSpec): string | undefined {
+    return this.#options.drivers.find(candidate => candidate.takes(spec.image))?.awaited?.(spec)
   }
 
   async #startWithDriver(running: Running): Promise<Instance | FndError> {
@@ -364,7 +364,7 @@ export class Runner {
   #onSweep(): void {
     const nowMs = this.#now()
     for (const call of this.#calls.copy()) {
-      if (call.placedMs > 0 && call.deadlineMs <= nowMs) call.exchange?.abort('timed-out')
+      if (call.deadlineMs <= nowMs) call.exchange?.abort('timed-out')
       if (!call.isWatched && nowMs - call.arrivedMs >= watchedFromMs) this.#watchCaller(call)
     }
     this.#sweeps += 1
@@ -381,7 +381,7 @@ export class Runner {
   /** Only calls of some age are watched; shorter ones end before it would matter. */
   #watchCaller(call: ActiveCall): void {
     call.isWatched = true
-    const { signal } = call.request.caller
+    const { signal } = call.asker.caller
     if (signal.aborted) this.#abandon(call)
     else signal.addEventListener('abort', () => this.#abandon(call), { once: true })
   }
@@ -417,10 +417,14 @@ export class Runner {
 
 type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never
 
-/** Fn's contract for replies that are not 200 (fn-api §2.3); their bodies are for nobody. */
-function refusalOf(reply: Reply): FndError {
+/**
+ * Fn's contract for replies that are not 200 (fn-api §2.3); their bodies are for nobody. Behind the
+ * older formats is a bridge of fnd's own, which knows more than the contract can say.
+ */
+function refusalOf({ format }: FnSpec, reply: Reply): FndError {
   if (reply.body instanceof ReadableStream) void discard(reply.body)
-  return new FndError(codeOf({ what: 'answered', status: reply.status }) ?? 'internal')
+  const told = format === 'http-stream' ? undefined : refusalFrom(reply.headers)
+  return told ?? new FndError(codeOf(reply.status) ?? 'internal')
 }
 
 /** Reads a body to its end, so that the connection and the instance stay usable. */

@@ -2,11 +2,13 @@
 import type { Sample, SeriesRegistry } from './series.ts'
 import type {
   FnInstances,
+  ImageStats,
   InstanceCounts,
   LogStats,
   MetricSources,
   PoolStats,
   RaftStats,
+  SyslogStats,
 } from './sources.ts'
 
 type Kind = 'counter' | 'gauge'
@@ -52,13 +54,51 @@ const logRows: readonly Row<LogStats>[] = [
   ['fnd_log_followers', 'gauge', 'Clients that follow logs', logs => logs.followers],
 ]
 
+const syslogRows: readonly Row<SyslogStats>[] = [
+  ['fnd_syslog_sent_total', 'counter', 'Messages sent to syslog', syslog => syslog.sentTotal],
+  [
+    'fnd_syslog_dropped_total',
+    'counter',
+    'Messages that no syslog receiver took in time',
+    syslog => syslog.droppedTotal,
+  ],
+  [
+    'fnd_syslog_failures_total',
+    'counter',
+    'Connections to syslog receivers that failed or broke',
+    syslog => syslog.failuresTotal,
+  ],
+  [
+    'fnd_syslog_held_bytes',
+    'gauge',
+    'Memory that messages wait in for their syslog receiver',
+    syslog => syslog.heldBytes,
+  ],
+  ['fnd_syslog_connections', 'gauge', 'Connections to syslog receivers', s => s.connections],
+]
+
+const imageRows: readonly Row<ImageStats>[] = [
+  ['fnd_images', 'gauge', 'Images that fnd pulled and keeps', images => images.images],
+  ['fnd_images_bytes', 'gauge', 'Their size', images => images.bytes],
+  [
+    'fnd_images_removed_total',
+    'counter',
+    'Images removed for want of room',
+    images => images.removed,
+  ],
+  ['fnd_image_pulls_total', 'counter', 'Pulls begun', images => images.pulls],
+  ['fnd_image_pull_failures_total', 'counter', 'Pulls that failed', images => images.pullFailures],
+]
+
 const instanceStates = ['wait', 'start', 'idle', 'busy'] as const
 
 export function registerNodeMetrics(registry: SeriesRegistry, sources: MetricSources): void {
-  const { pool, raft, logs, dataFreeBytes } = sources
+  const { pool, raft, logs, syslog, images, dataFreeBytes } = sources
   if (pool !== undefined) registerPool(registry, pool)
   if (raft !== undefined) registerRows(registry, raftRows, raft)
   if (logs !== undefined) registerRows(registry, logRows, logs)
+  if (syslog !== undefined) registerRows(registry, syslogRows, syslog)
+  if (images !== undefined) registerRows(registry, imageRows, images)
   if (dataFreeBytes !== undefined) {
     registry.add({
       name: 'fnd_data_free_bytes',

@@ -45,11 +45,31 @@ export interface LogStats {
   readonly followers: number
 }
 
+/** Of `SyslogSender`. */
+export interface SyslogStats {
+  readonly sentTotal: number
+  readonly droppedTotal: number
+  readonly failuresTotal: number
+  readonly heldBytes: number
+  readonly connections: number
+}
+
+/** Of `Images`. */
+export interface ImageStats {
+  readonly images: number
+  readonly bytes: number
+  readonly removed: number
+  readonly pulls: number
+  readonly pullFailures: number
+}
+
 /** Each is asked once per scrape. What is absent has no series. */
 export interface MetricSources {
   readonly pool?: () => PoolStats
   readonly raft?: () => RaftStats
   readonly logs?: () => LogStats
+  readonly syslog?: () => SyslogStats
+  readonly images?: () => ImageStats
   /** Free bytes where the data directory lies. */
   readonly dataFreeBytes?: () => number
 }

@@ -89,9 +89,12 @@ export function call(
   } as RequestInit)
 }
 
-export async function eventually(holds: () => boolean, what: string): Promise<void> {
+export async function eventually(
+  holds: () => boolean | Promise<boolean>,
+  what: string,
+): Promise<void> {
   for (let i = 0; i < 2000; i++) {
-    if (holds()) return
+    if (await holds()) return
     await Bun.sleep(5)
   }
   throw new Error(`never became true: ${what}`)

@@ -110,6 +110,32 @@ describe('which call a line belongs to', () => {
     expect(output.ofFn('f1', 10)).toEqual([])
   })
 
+  test('a copy gets the lines of its instance that are kept, as they are kept', () => {
+    const { output, write } = capture({ callLogBytesMax: 100 })
+    const copied: string[] = []
+    output.open('i1', 'f1', ({ callId, stream, bytes }) => {
+      copied.push(`${callId} ${stream} ${new TextDecoder().decode(bytes)}`)
+    })
+    output.open('i2', 'f2')
+    write('i1', 'start\n', 'stderr')
+    output.begin('i1', 'f1', a)
+    output.begin('i2', 'f2', b)
+    write('i1', named(a, 'of a\n'))
+    write('i2', 'elsewhere\n')
+    write('i1', `${'x'.repeat(100)}\n`)
+    write('i1', 'past the limit\n')
+    output.end('i1', a)
+    output.begin('i1', 'f1', callId(3))
+    write('i1', 'unfinished')
+    output.close('i1')
+    expect(copied).toEqual([
+      ' stderr start',
+      `${a} stdout of a`,
+      `${a} stdout ----- more than 100 bytes of output, the rest is discarded -----`,
+      `${callId(3)} stdout unfinished`,
+    ])
+  })
+
   test('an unfinished line is seen, and never joined to the next call', () => {
     const { output, write } = capture()
     output.begin('i1', 'f1', a)

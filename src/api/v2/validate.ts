@@ -3,9 +3,11 @@
  * come of it. Pure: ids and times are given.
  */
 import { type ErrorCode, FndError } from '../../errors.ts'
+import { parseSyslogUrl } from '../../exec/syslog-url.ts'
 import type { AppPatch, FnPatch, TriggerPatch } from '../../store/commands.ts'
 import type { Annotations, App, Config, Fn, Trigger } from '../../store/objects.ts'
 import {
+  digestSetting,
   hiddenValue,
   invokeKeySetting,
   settingFault,
@@ -61,7 +63,6 @@ const wordName = /^[\p{L}\p{N}_-]+$/u
 /** What Go's url.PathEscape leaves as it is. */
 const pathName = /^[A-Za-z0-9\-_.~$&+:=@]+$/
 const shapes = ['', 'GENERIC_X86', 'GENERIC_ARM', 'GENERIC_X86_ARM']
-const syslogSchemes = ['tcp', 'udp', 'unix', 'unixgram', 'tcp+tls']
 
 function refuseIf(condition: boolean, code: ErrorCode, field: string): void {
   if (condition) throw new FndError(code, { field })
@@ -154,13 +155,11 @@ function configFrom(config: Readonly<Record<string, string>> | undefined): Confi
 
 function checkSyslogUrl(url: string): void {
   if (url === '') return
-  const scheme = /^([A-Za-z][A-Za-z0-9+.-]*):/.exec(url)?.[1]?.toLowerCase()
-  if (scheme !== undefined && syslogSchemes.includes(scheme)) return
+  const parsed = parseSyslogUrl(url)
+  if (parsed.ok) return
   throw new FndError('app-syslog-invalid', {
     field: 'syslog_url',
-    message:
-      `invalid syslog url: ${JSON.stringify(url)} invalid scheme, ` +
-      'only [tcp, udp, unix, unixgram, tcp+tls] are supported',
+    message: `invalid syslog url: ${JSON.stringify(url)} ${parsed.reason}`,
   })
 }
 
@@ -254,10 +253,25 @@ export function fnPatch(input: FnInput, old: Fn): FnPatch {
     ...(input.timeout ? { timeoutS: input.timeout } : {}),
     ...(input.idle_timeout ? { idleTimeoutS: input.idle_timeout } : {}),
     ...(input.config === undefined ? {} : { config: configFrom(input.config) }),
-    ...(input.annotations === undefined
-      ? {}
-      : { annotations: checkedAnnotations('fn', input, old.annotations, false) }),
+    ...fnAnnotations(input, old),
   }
+}
+
+/**
+ * Another image has another digest. Fn's tools send all annotations back with the image they
+ * change, so a digest that stays as it was is dropped too.
+ */
+function fnAnnotations(input: FnInput, old: Fn): { readonly annotations?: Annotations } {
+  const written =
+    input.annotations === undefined
+      ? undefined
+      : checkedAnnotations('fn', input, old.annotations, false)
+  const pinned = old.annotations[digestSetting]
+  const isMoved = !isUnset(input.image) && input.image !== old.image
+  if (pinned !== undefined && isMoved && (written?.[digestSetting] ?? pinned) === pinned) {
+    return { annotations: { ...written, [digestSetting]: '""' } }
+  }
+  return written === undefined ? {} : { annotations: written }
 }
 
 function checkSource(source: string): void {

@@ -19,7 +19,8 @@ export interface ContainerLimits {
 
 export interface ContainerPlan {
   readonly spec: FnSpec
-  readonly instanceId: string
+  /** The container's own, which is the instance's unless that has more than one. */
+  readonly containerId: string
   /** Names the fnd whose container it is. */
   readonly nodeId: string
   /** An image's id or reference. */
@@ -31,39 +32,44 @@ export interface ContainerPlan {
   readonly network: string
   readonly config: DockerConfig
   readonly limits: ContainerLimits
+  /**
+   * RLIMIT_NPROC where it must be named: podman takes the kernel's maximum otherwise, which not
+   * every root may set. It counts a user's processes on the host, so it is no limit for one of them.
+   */
+  readonly userProcessesMax: number | undefined
 }
 
 const mib = 1024 * 1024
 
-export function containerName(instanceId: string): string {
-  return `fnd-${instanceId.toLowerCase()}`
+export function containerName(containerId: string): string {
+  return `fnd-${containerId.toLowerCase()}`
 }
 
 /** Labels of every container of this node; its own and the operator's. */
 export function labelsOf(
   nodeId: string,
-  instanceId: string,
+  containerId: string,
   labelTag: string,
 ): Record<string, string> {
   const fnLabels = { 'fn-agent-classifier': labelTag, 'fn-agent-instance': nodeId }
   return {
     [nodeLabel]: nodeId,
-    [instanceLabel]: instanceId,
+    [instanceLabel]: containerId,
     ...(labelTag === '' ? {} : fnLabels),
   }
 }
 
 export function createOptions(plan: ContainerPlan): ContainerCreateOptions {
-  const { spec, instanceId, config } = plan
+  const { spec, containerId, config } = plan
   const isStdio = spec.format !== 'http-stream'
   // IronFunctions ran its containers as the image's user, on a root that they could write to.
   const isIron = spec.dialect === 'iron'
   const isConfined = !config.isPrivileged && !isIron
   const joinsNetwork = plan.network.startsWith('container:')
   return {
-    name: containerName(instanceId),
+    name: containerName(containerId),
     // Docker gives a container the host name of the one whose network it joins.
-    ...(joinsNetwork ? {} : { Hostname: containerName(instanceId) }),
+    ...(joinsNetwork ? {} : { Hostname: containerName(containerId) }),
     Image: plan.image,
     Env: Object.entries(plan.env).map(([name, value]) => `${name}=${value}`),
     ...(isConfined ? { User: '1000:1000' } : {}),
@@ -74,7 +80,7 @@ export function createOptions(plan: ContainerPlan): ContainerCreateOptions {
     AttachStderr: true,
     Tty: false,
     Labels: {
-      ...labelsOf(plan.nodeId, instanceId, config.labelTag),
+      ...labelsOf(plan.nodeId, containerId, config.labelTag),
       'fnd.io/app-id': spec.appId,
       'fnd.io/fn-id': spec.fnId,
     },
@@ -102,6 +108,7 @@ function hostConfig(plan: ContainerPlan, isConfined: boolean): HostConfig {
       same('memlock', config.lockedMemoryBytesMax),
       same('sigpending', config.pendingSignalsMax),
       same('msgqueue', config.messageQueueBytesMax),
+      ...(plan.userProcessesMax === undefined ? [] : [same('nproc', plan.userProcessesMax)]),
     ],
     ...(config.fsMbMax === 0 ? {} : { StorageOpt: { size: `${config.fsMbMax}M` } }),
     NetworkMode: plan.network,

@@ -9,6 +9,7 @@ import type { Container as Handle } from 'dockerode'
 import { FndError } from '../../errors.ts'
 import { signalName } from '../child.ts'
 import type { Exit, OutputSink } from '../driver.ts'
+import type { ContainerStdio } from './container-stdio.ts'
 import { DockerRefusal, type Engine } from './engine.ts'
 import { Frames } from './frames.ts'
 
@@ -17,11 +18,8 @@ export interface ContainerOptions {
   readonly instanceId: string
   readonly handle: Handle
   readonly output: OutputSink
-  /** Takes stdout in place of `output`, for formats that answer there. */
-  readonly stdout?: (chunk: Uint8Array) => void | Promise<void>
-  readonly hasStdin: boolean
-  /** Runs when the container is gone: what was made for it goes too. */
-  readonly onGone: () => void
+  /** Takes stdout in place of `output`, for formats that answer there; there is a stdin then. */
+  readonly stdout: ContainerStdio | undefined
 }
 
 interface State {
@@ -131,7 +129,7 @@ export class Container {
   }
 
   async #remove(): Promise<void> {
-    const { engine, handle, onGone } = this.#options
+    const { engine, handle, stdout } = this.#options
     this.#isKilled = this.#exit === undefined
     try {
       await engine.ask(() => handle.remove({ force: true, v: true }), removeTimeoutMs)
@@ -140,8 +138,8 @@ export class Container {
       if (!isOperational(cause)) throw cause
     }
     this.#stream?.destroy()
+    stdout?.end()
     this.#end({ code: null, signal: 'SIGKILL', outOfMemory: false })
-    onGone()
     this.#settle(this.#exit ?? { code: null, signal: 'SIGKILL', outOfMemory: false })
   }
 
@@ -164,9 +162,10 @@ export class Container {
   }
 
   async #attach(): Promise<void> {
-    const { engine, handle, hasStdin } = this.#options
+    const { engine, handle, stdout } = this.#options
+    const stdin = stdout !== undefined
     const stream = (await engine.ask(() =>
-      handle.attach({ stream: true, stdin: hasStdin, stdout: true, stderr: true, hijack: true }),
+      handle.attach({ stream: true, stdin, stdout: true, stderr: true, hijack: true }),
     )) as unknown as Socket
     this.#stream = stream
     const frames = new Frames()
@@ -188,7 +187,7 @@ export class Container {
 
   #deliver(name: 'stdout' | 'stderr', piece: Uint8Array): Promise<void> | undefined {
     const { output, stdout, instanceId } = this.#options
-    if (name === 'stdout' && stdout !== undefined) return stdout(piece) ?? undefined
+    if (name === 'stdout' && stdout !== undefined) return stdout.receive(piece)
     if (!this.#hasServed) {
       this.#tail = (this.#tail + decoder.decode(piece)).slice(-tailBytesMax)
     }
@@ -205,6 +204,7 @@ export class Container {
   async #streamEnded(stream: Socket): Promise<void> {
     if (this.#stream !== stream || this.#removing !== undefined) return
     this.#stream = undefined
+    this.#options.stdout?.end()
     for (let polls = 0; this.#removing === undefined; polls += 1) {
       const state = await this.#stateNow()
       if (state === 'gone') return this.#lost()
@@ -215,6 +215,8 @@ export class Container {
   }
 
   async #attachAgain(): Promise<void> {
+    // What was lost of an answer cannot be had again.
+    if (this.#options.stdout !== undefined) return this.remove()
     // A function may close its own output; then there is nothing to read, and this goes round.
     await Bun.sleep(attachAgainMs)
     if (this.#removing !== undefined) return

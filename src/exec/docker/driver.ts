@@ -12,11 +12,11 @@ import { assert, FndError } from '../../errors.ts'
 import type { Driver, FnSpec, Instance, Isolation, OutputSink } from '../driver.ts'
 import { isSystemError } from '../libc.ts'
 import { openRendezvous } from '../rendezvous.ts'
-import { Container, isOperational } from './container.ts'
-import { type ContainerLimits, createOptions, instanceLabel, nodeLabel } from './container-spec.ts'
-import { DockerRefusal, type Engine, type EngineState } from './engine.ts'
+import type { TalkLimits } from './bridge.ts'
+import type { Container } from './container.ts'
+import type { ContainerLimits } from './container-spec.ts'
+import type { Engine, EngineState } from './engine.ts'
 import { containerIsolation } from './isolation.ts'
-import { type Network, Networks } from './networks.ts'
 import {
   openRendezvousDirs,
   type RendezvousDir,
@@ -25,12 +25,16 @@ import {
   sharesMountsWithListener,
 } from './rendezvous-dir.ts'
 import { refusedStart, untilSocket } from './start.ts'
+import { startColdStdio, startHotStdio } from './stdio-instance.ts'
 import { containerMemoryBytes } from './usage.ts'
+import { Workshop } from './workshop.ts'
 
 /** What the driver needs of images. */
 export interface ImageSource {
   /** Fetches it if need be. Rejects with `FndError`. */
   ensure(spec: FnSpec): Promise<{ readonly id: string }>
+  /** How far its pull is; undefined when none is under way. */
+  progressOf(spec: FnSpec): string | undefined
 }
 
 export interface DockerDriverOptions {
@@ -43,14 +47,12 @@ export interface DockerDriverOptions {
   readonly engine: Engine
   readonly images: ImageSource
   readonly output: OutputSink
+  /** Of answers over stdout. */
+  readonly answerLimits: TalkLimits
+  /** Whether the receiver of a syslog URL is there. Rejects with `FndError`. */
+  readonly checkSyslog: (url: string) => Promise<void>
   readonly newId: () => string
   readonly onNotice: (detail: string) => void
-}
-
-/** A container and what was made for it. */
-interface Made {
-  readonly container: Container
-  readonly network: Network
 }
 
 const sweepMs = 60_000
@@ -58,10 +60,8 @@ const sweepMs = 60_000
 export class DockerDriver implements Driver {
   readonly name = 'docker'
   readonly #options: DockerDriverOptions
-  readonly #networks: Networks
+  readonly #workshop: Workshop
   readonly #base: string
-  /** By instance id, from before the daemon is asked to create it until it is gone. */
-  readonly #containers = new Map<string, Container | undefined>()
   #dirs: RendezvousDirs | undefined
   #sweep: ReturnType<typeof setInterval> | undefined
   #sweeping: Promise<void> = Promise.resolve()
@@ -69,53 +69,59 @@ export class DockerDriver implements Driver {
 
   constructor(options: DockerDriverOptions) {
     this.#options = options
-    const { engine, config, nodeId, newId, onNotice } = options
-    this.#base = join(
-      config.iofsDir === '' ? options.dataDir : config.iofsDir,
-      `iofs-${createHash('sha256').update(nodeId).digest('hex').slice(0, 12)}`,
-    )
-    const onGivenUp = (reason: string) => onNotice(`no networks are made ahead: ${reason}`)
-    this.#networks = new Networks({ engine, config, nodeId, newId, onGivenUp })
+    const { dataDir, config, nodeId } = options
+    const hash = createHash('sha256').update(nodeId).digest('hex')
+    const parent = config.iofsDir === '' ? dataDir : config.iofsDir
+    this.#base = join(parent, `iofs-${hash.slice(0, 12)}`)
+    this.#workshop = new Workshop(options)
   }
 
   /** The composition tells it of the engine's state, since the engine is made before it. */
   engineChanged(state: EngineState): void {
     if (state.kind !== 'up' || this.#isClosed) return
-    void this.#networks.reset()
-    this.#sweeping = this.#sweeping.then(() => this.#removeStrays())
-    this.#sweep ??= setInterval(() => {
-      this.#sweeping = this.#sweeping.then(() => this.#removeStrays())
-    }, sweepMs)
+    void this.#workshop.networks.reset()
+    this.#removeStrays()
+    this.#sweep ??= setInterval(() => this.#removeStrays(), sweepMs)
     this.#sweep.unref()
+  }
+
+  #removeStrays(): void {
+    this.#sweeping = this.#sweeping.then(() => this.#workshop.removeStrays())
   }
 
   takes(image: string): boolean {
     return !image.includes('://') && !image.startsWith('bundle:')
   }
 
+  awaited(spec: FnSpec): string | undefined {
+    const progress = this.#options.images.progressOf(spec)
+    return progress === undefined ? undefined : `its image is being pulled, ${progress}`
+  }
+
   async prepare(spec: FnSpec): Promise<void> {
     assert(this.takes(spec.image), 'a driver is asked for images that it takes')
-    this.#networks.want()
+    if (spec.network !== 'none') this.#workshop.networks.want()
     await this.#options.images.ensure(spec)
   }
 
   async start(spec: FnSpec, instanceId: string, signal: AbortSignal): Promise<Instance> {
     if (this.#isClosed) throw new FndError('shutting-down')
-    this.#containers.set(instanceId, undefined)
+    const { engine, images, answerLimits } = this.#options
     let dir: RendezvousDir | undefined
-    let made: Made | undefined
     try {
-      await this.#options.engine.facts()
-      const image = await this.#options.images.ensure(spec)
+      if (spec.syslogUrl !== '') await this.#options.checkSyslog(spec.syslogUrl)
+      await engine.facts()
+      const image = (await images.ensure(spec)).id
       dir = this.#rendezvousDirs().make(rendezvousName(instanceId))
-      made = await this.#create(spec, instanceId, image.id, dir)
-      return await this.#ready(instanceId, made, dir, signal)
+      const order = { spec, instanceId, image }
+      if (spec.format === 'http-stream') return await this.#startStream(order, dir, signal)
+      const place = { ...order, workshop: this.#workshop, limits: answerLimits, dir }
+      return spec.format === 'default' ? startColdStdio(place) : await startHotStdio(place)
     } catch (cause) {
-      await made?.container.remove()
-      this.#forget(instanceId, dir)
+      dir?.remove()
       throw isSystemError(cause)
         ? new FndError('init-failed', { detail: cause.message, cause })
-        : refusedStart(cause, this.#options.engine)
+        : refusedStart(cause, engine)
     }
   }
 
@@ -130,67 +136,43 @@ export class DockerDriver implements Driver {
     this.#isClosed = true
     clearInterval(this.#sweep)
     await this.#sweeping
-    await Promise.all([...this.#containers.values()].map(container => container?.remove()))
-    await this.#networks.close()
+    await this.#workshop.close()
     this.#options.engine.close()
     this.#dirs?.removeAll()
   }
 
-  async #create(
-    spec: FnSpec,
-    instanceId: string,
-    image: string,
-    dir: RendezvousDir,
-  ): Promise<Made> {
-    const { engine, config, limits, nodeId, output } = this.#options
-    const network = this.#networks.take(spec)
-    const plan = { spec, instanceId, nodeId, image, env: spec.env, config, limits }
-    const options = createOptions({ ...plan, iofsSource: dir.source, network: network.mode })
-    try {
-      const handle = await engine.ask(docker => docker.createContainer(options))
-      const onGone = () => {
-        network.release()
-        this.#forget(instanceId, dir)
-      }
-      const container = new Container({
-        engine,
-        instanceId,
-        handle,
-        output,
-        hasStdin: false,
-        onGone,
-      })
-      this.#containers.set(instanceId, container)
-      return { container, network }
-    } catch (cause) {
-      network.release()
-      throw cause
-    }
-  }
-
-  async #ready(
-    instanceId: string,
-    { container }: Made,
+  async #startStream(
+    order: { readonly spec: FnSpec; readonly instanceId: string; readonly image: string },
     dir: RendezvousDir,
     signal: AbortSignal,
   ): Promise<Instance> {
+    const { engine, startTimeoutMs } = this.#options
+    const { spec, instanceId } = order
     const dirFd = openRendezvous(dir.path)
     assert(dirFd !== undefined, 'the directory was made by this fnd')
+    let container: Container | undefined
     try {
-      await container.start()
-      const deadlineMs = performance.now() + this.#options.startTimeoutMs
-      const pid = container.learnPid()
-      const socket = await untilSocket({
-        container,
-        dirFd,
-        deadlineMs,
-        signal,
-        engine: this.#options.engine,
+      const containerId = instanceId
+      const { env } = spec
+      container = await this.#workshop.launch({
+        ...order,
+        containerId,
+        env,
+        iofsSource: dir.source,
       })
+      const deadlineMs = performance.now() + startTimeoutMs
+      const pid = container.learnPid()
+      const socket = await untilSocket({ container, dirFd, deadlineMs, signal, engine })
       await pid
       container.markServing()
-      void container.gone.then(() => closeSync(socket.fd))
+      void container.gone.then(() => {
+        closeSync(socket.fd)
+        dir.remove()
+      })
       return instanceOf(instanceId, container, socket.path)
+    } catch (cause) {
+      await container?.remove()
+      throw cause
     } finally {
       closeSync(dirFd)
     }
@@ -211,32 +193,6 @@ export class DockerDriver implements Driver {
         sharesMountsWithListener(config.host.path),
     })
     return this.#dirs
-  }
-
-  #forget(instanceId: string, dir: RendezvousDir | undefined): void {
-    if (!this.#containers.delete(instanceId)) return
-    dir?.remove()
-  }
-
-  /** Removes containers with this fnd's label that it does not know. */
-  async #removeStrays(): Promise<void> {
-    const { engine, nodeId } = this.#options
-    try {
-      const filters = { label: [`${nodeLabel}=${nodeId}`] }
-      const listed = await engine.ask(docker => docker.listContainers({ all: true, filters }))
-      for (const { Id, Labels } of listed) {
-        if (this.#containers.has(Labels[instanceLabel] ?? '') || this.#networks.known.has(Id)) {
-          continue
-        }
-        await engine.ask(docker => docker.getContainer(Id).remove({ force: true, v: true }))
-      }
-    } catch (cause) {
-      // Removed meanwhile, or the daemon is away: the next sweep looks again.
-      if (!isOperational(cause)) throw cause
-      if (cause instanceof DockerRefusal && cause.statusCode !== 404) {
-        this.#options.onNotice(`containers of an earlier run cannot be removed: ${cause.message}`)
-      }
-    }
   }
 }
 

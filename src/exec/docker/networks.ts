@@ -37,7 +37,7 @@ const holderImage = 'fnd.io/network-holder:1'
 /** What Docker allows at least; the holder itself needs a few pages. */
 const holderMemoryBytes = 6 * 1024 * 1024
 /** A start that took one has the processor first. */
-const refillMs = 200
+const refillMs = 500
 const failuresMax = 3
 const retryMs = 30_000
 const removeTimeoutMs = 20_000
@@ -64,7 +64,7 @@ export class Networks {
   want(): void {
     if (this.#isWanted) return
     this.#isWanted = true
-    this.#refillIn(0)
+    this.#refillIn(refillMs)
   }
 
   get waiting(): number {
@@ -111,7 +111,7 @@ export class Networks {
     const holders = this.#waiting.splice(0)
     await Promise.all(holders.map(holder => this.#remove(holder)))
     this.#failures = 0
-    if (this.#isWanted) this.#refillIn(0)
+    this.#refillIn(refillMs)
   }
 
   async close(): Promise<void> {

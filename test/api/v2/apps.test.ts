@@ -29,6 +29,12 @@ describe('POST /v2/apps refuses (fn-api §1.3)', () => {
     ['a slash', { name: 'a/b' }, 400, 'Invalid app name'],
     ['a shape', { name: 'n', shape: 'ARM' }, 400, 'Invalid app shape'],
     [
+      'a syslog URL without a host',
+      { name: 'n', syslog_url: 'tcp://' },
+      400,
+      'invalid syslog url: "tcp://" no host, as in tcp://host',
+    ],
+    [
       'a syslog scheme',
       { name: 'n', syslog_url: 'http://h' },
       400,
