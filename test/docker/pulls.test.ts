@@ -276,9 +276,10 @@ describe('an image that needed the credentials of one app', () => {
     const { name, id } = await privateImage()
     const as = (appId: string, more = {}) =>
       outcomeOf(node.images.ensure(specOf(name, { appId, ...more })))
-    expect(await as('one')).toBe('ok')
-    // By its name, by its id as a digest, and without asking the registry.
+    const { digest = '' } = await node.images.ensure(specOf(name, { appId: 'one' }))
+    // By its name, its digest, or its id as a digest, and without asking the registry.
     expect(await as('other')).toMatchObject({ code: 'pull-failed' })
+    expect(await as('other', { digest })).not.toBe('ok')
     expect(await as('other', { digest: id })).not.toBe('ok')
     expect(await as('other', { pull: 'never' })).toMatchObject({
       code: 'image-denied',
