@@ -64,7 +64,8 @@ async function prepare(
 
 function textOf({ layers = 0, layers_done: done = 0, bytes = 0, bytes_done: got = 0 }: Progress) {
   const mb = (count: number) => (count / 1e6).toFixed(1)
-  return `${mb(got)} of ${mb(bytes)} MB, ${done} of ${layers} layers`
+  const size = got > bytes ? '' : ` of ${mb(bytes)}`
+  return `${mb(got)}${size} MB, ${done} of ${layers} layers`
 }
 
 async function* linesOf(client: FndClient, response: Response): AsyncGenerator<Progress> {

@@ -8,10 +8,14 @@ import {
   setDefaultTimeout,
   test,
 } from 'bun:test'
-import { createServer } from 'node:net'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { connect, createServer, type Socket } from 'node:net'
+import { pack } from 'tar-stream'
 import { alwaysFreshMs } from '../../src/exec/docker/images.ts'
 import type { AppCredential } from '../../src/exec/docker/registry-auth.ts'
 import { Daemon } from './daemon.ts'
+import { followed } from './images.ts'
 import { newImage, openNode, outcomeOf, specOf } from './images-of-apps.ts'
 import { Registry } from './registry.ts'
 
@@ -169,6 +173,58 @@ describe('a pull', () => {
   })
 })
 
+/** A way to the registry that stops after so many bytes, until it is told to go on. */
+function stallingProxy(bytesMax: number) {
+  const { hostname, port } = new URL(`tcp://${registry.name}`)
+  const stalled = new Set<Socket>()
+  let bytes = 0
+  let isOpen = false
+  const server = createServer(client => {
+    const upstream = connect(Number(port), hostname)
+    client.pipe(upstream)
+    upstream.on('data', chunk => {
+      client.write(chunk)
+      bytes += chunk.length
+      if (bytes < bytesMax || isOpen) return
+      upstream.pause()
+      stalled.add(upstream)
+    })
+    upstream.on('end', () => client.end())
+    for (const socket of [client, upstream]) socket.on('error', () => undefined)
+  })
+  return {
+    server,
+    release: () => {
+      isOpen = true
+      for (const socket of stalled) socket.resume()
+    },
+  }
+}
+
+test('a pull says how far it is', async () => {
+  const archive = pack()
+  archive.entry({ name: 'random' }, randomBytes(16_000_000))
+  archive.finalize()
+  const imported = await daemon.docker.importImage(archive, { repo: 'made', tag: 'big' })
+  await followed(daemon.docker, imported)
+  await registry.push(daemon.docker, 'made:big', 'p/big:1')
+  await daemon.docker.getImage('made:big').remove()
+  const { server, release } = stallingProxy(6_000_000)
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const host = `127.0.0.1:${(server.address() as { port: number }).port}`
+  await using node = openNode(daemon, { credentials: { app: [{ ...right(), host }] } })
+  const spec = specOf(`${host}/p/big:1`)
+  const pull = outcomeOf(node.images.ensure(spec))
+  while ((node.images.pulls[0]?.bytesDone ?? 0) === 0) await Bun.sleep(20)
+  // The size is not known here: the registry's proxy does not pass it on.
+  expect(node.images.progressOf(spec)).toMatch(/^\d+ [kM]B so far$/)
+  release()
+  expect(await pull).toBe('ok')
+  expect(node.images.progressOf(spec)).toBeUndefined()
+  server.close()
+})
+
 describe('credentials', () => {
   test.each([
     ['of FN_DOCKER_AUTH', () => ({ env: auth() })],
@@ -220,9 +276,10 @@ describe('an image that needed the credentials of one app', () => {
     const { name, id } = await privateImage()
     const as = (appId: string, more = {}) =>
       outcomeOf(node.images.ensure(specOf(name, { appId, ...more })))
-    expect(await as('one')).toBe('ok')
-    // By its name, by its id as a digest, and without asking the registry.
+    const { digest = '' } = await node.images.ensure(specOf(name, { appId: 'one' }))
+    // By its name, its digest, or its id as a digest, and without asking the registry.
     expect(await as('other')).toMatchObject({ code: 'pull-failed' })
+    expect(await as('other', { digest })).not.toBe('ok')
     expect(await as('other', { digest: id })).not.toBe('ok')
     expect(await as('other', { pull: 'never' })).toMatchObject({
       code: 'image-denied',

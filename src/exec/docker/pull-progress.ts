@@ -73,11 +73,13 @@ export class PullProgress {
     const layer = this.#layers.get(id) ?? { bytes: 0, bytesDone: 0, isDone: false }
     this.#layers.set(id, layer)
     // Extraction counts from the start again; what people wait for is the network.
-    if (status === 'Downloading' && progressDetail?.total !== undefined) {
-      layer.bytes = Math.max(progressDetail.total, progressDetail.current ?? 0)
-      layer.bytesDone = progressDetail.current ?? 0
+    if (status === 'Downloading' && progressDetail?.current !== undefined) {
+      // Behind some proxies a registry does not say how long its answer is.
+      layer.bytes = progressDetail.total ?? 0
+      layer.bytesDone = progressDetail.current
     }
     if (/^(Verifying|Download complete|Extracting|Pull complete|Already)/.test(status)) {
+      layer.bytes = Math.max(layer.bytes, layer.bytesDone)
       layer.bytesDone = layer.bytes
       layer.isDone = status === 'Pull complete' || status === 'Already exists'
     }
@@ -94,9 +96,13 @@ export class PullProgress {
   }
 }
 
-/** `34 of 120 MB`; where the registry has sent nothing, that. */
+/** `34 of 120 MB`, or `34 MB so far`; where the registry has sent nothing, that. */
 export function progressText({ layers, bytes, bytesDone }: Progress): string {
-  if (bytes === 0) return layers === 0 ? 'the registry has not answered' : 'no bytes yet'
-  const [unit, size] = bytes < 1e6 ? (['kB', 1e3] as const) : (['MB', 1e6] as const)
-  return `${Math.floor(bytesDone / size)} of ${Math.ceil(bytes / size)} ${unit}`
+  const largest = Math.max(bytes, bytesDone)
+  if (largest === 0) return layers === 0 ? 'the registry has not answered' : 'no bytes yet'
+  const [unit, size] = largest < 1e6 ? (['kB', 1e3] as const) : (['MB', 1e6] as const)
+  const done = Math.floor(bytesDone / size)
+  return bytesDone > bytes
+    ? `${done} ${unit} so far`
+    : `${done} of ${Math.ceil(bytes / size)} ${unit}`
 }

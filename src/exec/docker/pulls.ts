@@ -4,6 +4,7 @@
  * nothing about the daemon.
  */
 import type { Readable } from 'node:stream'
+import type Docker from 'dockerode'
 import { type ErrorCode, FndError } from '../../errors.ts'
 import type { AuthConfig } from './auth.ts'
 import { DockerRefusal, type Engine } from './engine.ts'
@@ -103,22 +104,40 @@ export class Pulls {
     const options = { abortSignal: signal, ...(request.auth ? { authconfig: request.auth } : {}) }
     try {
       if (signal.aborted) throw ended()
-      // Sorted out here: that we gave up must not look like a daemon that cannot be reached.
-      const opening = engine.ask(
-        docker =>
-          docker.pull(request.name, options).catch(cause => {
-            throw signal.aborted ? ended() : cause
-          }) as Promise<Readable>,
-        timeoutMs + abortSlackMs,
-      )
-      const stream = await opening
-      await follow(stream, progress, signal, ended)
+      const ask = <T>(act: (docker: Docker) => Promise<T>): Promise<T> =>
+        engine.ask(
+          // Sorted out here: that we gave up must not look like a daemon that cannot be reached.
+          docker =>
+            act(docker).catch(cause => {
+              throw signal.aborted ? ended() : cause
+            }),
+          timeoutMs + abortSlackMs,
+        )
+      // Of a digest that it has in its store the daemon asks no registry, so a pull proves nothing.
+      if (request.name.includes('@'))
+        await ask(docker => askRegistry(docker, request.name, options))
+      const stream = await ask(docker => docker.pull(request.name, options))
+      await follow(stream as Readable, progress, signal, ended)
     } catch (cause) {
       throw cause instanceof DockerRefusal ? refusal(request.shown, cause) : cause
     } finally {
       clearTimeout(timer)
     }
   }
+}
+
+/** Has the daemon ask the registry for the manifest, which it does with these credentials. */
+function askRegistry(docker: Docker, name: string, options: object): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const request = {
+      ...options,
+      path: `/distribution/${name}/json`,
+      method: 'GET',
+      statusCodes: { 200: true },
+    }
+    // The library's own method for this cannot be aborted.
+    docker.modem.dial(request, (cause: Error | null) => (cause ? reject(cause) : resolve()))
+  })
 }
 
 /** Reads the daemon's messages to their end. */

@@ -33,6 +33,18 @@ test('the bytes of the layers, as the daemon tells them', () => {
   expect(progress.now.layersDone).toBe(2)
 })
 
+test('a layer whose size is not told counts by what came of it', () => {
+  const progress = new PullProgress()
+  const downloading = (current: number) =>
+    progress.see({ status: 'Downloading', id: 'a', progressDetail: { current } })
+  downloading(557_056)
+  expect(progressText(progress.now)).toBe('557 kB so far')
+  downloading(4 * mb)
+  expect(progressText(progress.now)).toBe('4 MB so far')
+  progress.see({ status: 'Download complete', id: 'a' })
+  expect(progressText(progress.now)).toBe('4 of 4 MB')
+})
+
 test('messages without an id, and of things that are no layers, count for nothing', () => {
   const progress = new PullProgress()
   for (const message of [{}, { status: 'Digest: sha256:abc' }, { id: 'x', status: 'Waiting?' }]) {
