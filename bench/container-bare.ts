@@ -30,7 +30,8 @@ export async function startBare(
   const { exec, docker: config } = read.config
   const options = createOptions({
     spec: { ...bareSpec, image },
-    instanceId: name,
+    containerId: name,
+    userProcessesMax: undefined,
     nodeId: 'bench',
     image,
     env: { FN_FORMAT: 'http-stream', FN_LISTENER: 'unix:/tmp/iofs/lsnr.sock' },

@@ -34,7 +34,7 @@ export interface ContainerPlan {
   readonly limits: ContainerLimits
   /**
    * RLIMIT_NPROC where it must be named: podman takes the kernel's maximum otherwise, which not
-   * every root may set. It counts a user's processes on the host, so it is no limit for one of them.
+   * every root may set. It counts the processes of a user on the host, so it limits no container.
    */
   readonly userProcessesMax: number | undefined
 }
