@@ -30,7 +30,7 @@ export async function startBare(
   const { exec, docker: config } = read.config
   const options = createOptions({
     spec: { ...bareSpec, image },
-    instanceId: name,
+    containerId: name,
     nodeId: 'bench',
     image,
     env: { FN_FORMAT: 'http-stream', FN_LISTENER: 'unix:/tmp/iofs/lsnr.sock' },
@@ -38,6 +38,7 @@ export async function startBare(
     network: 'bridge',
     config,
     limits: exec,
+    userProcessesMax: undefined,
   })
   const container = await docker.createContainer(options)
   await container.start()
