@@ -31,7 +31,6 @@ export async function startBare(
   const options = createOptions({
     spec: { ...bareSpec, image },
     containerId: name,
-    userProcessesMax: undefined,
     nodeId: 'bench',
     image,
     env: { FN_FORMAT: 'http-stream', FN_LISTENER: 'unix:/tmp/iofs/lsnr.sock' },
@@ -39,6 +38,7 @@ export async function startBare(
     network: 'bridge',
     config,
     limits: exec,
+    userProcessesMax: undefined,
   })
   const container = await docker.createContainer(options)
   await container.start()

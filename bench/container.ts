@@ -84,6 +84,8 @@ const { docker, host } = daemon
 await makeImages(docker, ['fn-static', 'fn-node-fdk'])
 await using main = await ContainerFnd.start(docker, { DOCKER_HOST: host })
 const figures: Figure[] = []
+const client = Bun.spawnSync(['docker', '--version']).stdout.toString().trim()
+console.log(`dockerd ${(await docker.version()).Version}; client: ${client}`)
 
 interface Cold {
   readonly bare: number[]
