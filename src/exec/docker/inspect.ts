@@ -47,7 +47,15 @@ export async function findImage(engine: Engine, name: string): Promise<FoundImag
   }
 }
 
+/** podman keeps what was built on the host under `localhost/`, and finds it by its short name. */
 async function inspect(engine: Engine, name: string) {
+  const short = name.replace(/^docker\.io\/(library\/)?/, '')
+  const found = await inspectExactly(engine, name)
+  if (found !== undefined || short === name || !(await engine.facts()).isPodman) return found
+  return inspectExactly(engine, short)
+}
+
+async function inspectExactly(engine: Engine, name: string) {
   try {
     return await engine.ask(docker => docker.getImage(name).inspect())
   } catch (cause) {
