@@ -62,10 +62,10 @@ export function makeReports(parts: ReportParts): NodeReports & {
 
 /** A node that has functions in containers is not ready without the daemon. */
 function dockerCheck({ docker, runner }: ReportParts): ReadyCheck {
-  const { state, where } = docker.engine
+  const { state, where, isNamed } = docker.engine
   const isNeeded = runner.knownSpecs().some(spec => docker.driver.takes(spec.image))
-  if (state.kind === 'up' || (state.kind !== 'down' && !isNeeded))
-    return { name: 'docker', ok: true }
+  const isMissed = isNeeded || (isNamed && state.kind === 'down')
+  if (state.kind === 'up' || !isMissed) return { name: 'docker', ok: true }
   const reason = state.kind === 'down' ? state.reason : `there is none at ${where}`
   const text = `the Docker daemon cannot be reached: ${reason}`
   return { name: 'docker', ok: false, reason: text, retryAfterS: 5 }

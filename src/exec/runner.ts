@@ -65,6 +65,8 @@ const watchedFromMs = 100
 const coresEvery = 2
 /** An instance that is told to go gets this long before it is killed. */
 const stopGraceMs = 500
+/** A start waits this long at most: a container whose daemon hangs ends nobody knows when. */
+const stopsWaitMs = 2000
 /** How long to wait for the reason of an instance's death before its callers are answered. */
 const deathReasonMs = 250
 
@@ -77,7 +79,7 @@ export class Runner {
   readonly #instances = new Map<InstanceId, Running>()
   /** Calls that wait for a slot or hold one. */
   readonly #calls = new CallList()
-  /** Stops under way: a start waits for those before it, so that memory is not used twice. */
+  /** Stops under way: a start waits a while for them, so that memory is not used twice. */
   readonly #stopping = new Set<Promise<void>>()
   readonly #sweep: ReturnType<typeof setInterval>
   #isDraining = false
@@ -325,7 +327,9 @@ export class Runner {
       })
     }
     try {
-      await Promise.all(this.#stopping)
+      if (this.#stopping.size > 0) {
+        await Promise.race([Promise.all(this.#stopping), Bun.sleep(stopsWaitMs)])
+      }
       await driver.prepare(spec)
       return await driver.start(spec, name, starting.signal)
     } catch (cause) {

@@ -11,16 +11,18 @@ import { makeLogger } from '../../src/log.ts'
 
 let count = 0
 
-/** A driver with a data directory and an identity of its own. */
+/** A driver with a data directory, which goes with it, and an identity of its own. */
 export async function openDockerDriver(options: {
   readonly env: Readonly<Record<string, string>>
   readonly output: OutputSink
   readonly nodeId?: string
+  /** One that is the caller's, and stays. */
+  readonly dataDir?: string
 }): Promise<DockerParts & { readonly dataDir: string }> {
   const read = readConfig({}, options.env)
   assert(read.ok, 'the configuration of a test is valid')
   const { config } = read
-  const dataDir = mkdtempSync(join(tmpdir(), 'fnd-docker-'))
+  const dataDir = options.dataDir ?? mkdtempSync(join(tmpdir(), 'fnd-docker-'))
   const unique = `${process.pid}-${Date.now()}`
   const parts = openDocker({
     dataDir,
@@ -43,7 +45,7 @@ export async function openDockerDriver(options: {
     dataDir,
     [Symbol.asyncDispose]: async () => {
       await parts[Symbol.asyncDispose]()
-      rmSync(dataDir, { recursive: true })
+      if (options.dataDir === undefined) rmSync(dataDir, { recursive: true })
     },
   }
 }

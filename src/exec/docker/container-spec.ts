@@ -59,12 +59,15 @@ export function labelsOf(
   }
 }
 
+/** Whether it runs as uid 1000 without capabilities, whatever user its image names. */
+export function isConfined(spec: FnSpec, config: DockerConfig): boolean {
+  // IronFunctions ran its containers as the image's user, on a root that they could write to.
+  return !config.isPrivileged && spec.dialect !== 'iron'
+}
+
 export function createOptions(plan: ContainerPlan): ContainerCreateOptions {
   const { spec, containerId, config } = plan
   const isStdio = spec.format !== 'http-stream'
-  // IronFunctions ran its containers as the image's user, on a root that they could write to.
-  const isIron = spec.dialect === 'iron'
-  const isConfined = !config.isPrivileged && !isIron
   const joinsNetwork = plan.network.startsWith('container:')
   return {
     name: containerName(containerId),
@@ -72,7 +75,7 @@ export function createOptions(plan: ContainerPlan): ContainerCreateOptions {
     ...(joinsNetwork ? {} : { Hostname: containerName(containerId) }),
     Image: plan.image,
     Env: Object.entries(plan.env).map(([name, value]) => `${name}=${value}`),
-    ...(isConfined ? { User: '1000:1000' } : {}),
+    ...(isConfined(spec, config) ? { User: '1000:1000' } : {}),
     OpenStdin: isStdio,
     StdinOnce: isStdio,
     AttachStdin: isStdio,
@@ -84,11 +87,11 @@ export function createOptions(plan: ContainerPlan): ContainerCreateOptions {
       'fnd.io/app-id': spec.appId,
       'fnd.io/fn-id': spec.fnId,
     },
-    HostConfig: hostConfig(plan, isConfined),
+    HostConfig: hostConfig(plan),
   }
 }
 
-function hostConfig(plan: ContainerPlan, isConfined: boolean): HostConfig {
+function hostConfig(plan: ContainerPlan): HostConfig {
   const { spec, config, limits } = plan
   const inodes = config.tmpInodesMax === 0 ? '' : `,nr_inodes=${config.tmpInodesMax}`
   const same = (Name: string, value: number) => ({ Name, Soft: value, Hard: value })
@@ -99,7 +102,7 @@ function hostConfig(plan: ContainerPlan, isConfined: boolean): HostConfig {
     ...(plan.iofsSource === undefined
       ? {}
       : { Mounts: [{ Type: 'bind', Source: plan.iofsSource, Target: iofsTarget }] }),
-    ...(isConfined ? { CapDrop: ['ALL'], SecurityOpt: ['no-new-privileges'] } : {}),
+    ...(isConfined(spec, config) ? { CapDrop: ['ALL'], SecurityOpt: ['no-new-privileges'] } : {}),
     Memory: spec.memoryMb * mib,
     MemorySwap: spec.memoryMb * mib,
     PidsLimit: limits.pidsMax,

@@ -16,7 +16,8 @@ import { Frames } from './frames.ts'
 export interface ContainerOptions {
   readonly engine: Engine
   readonly instanceId: string
-  readonly handle: Handle
+  /** Docker's. */
+  readonly id: string
   readonly output: OutputSink
   /** Takes stdout in place of `output`, for formats that answer there; there is a stdin then. */
   readonly stdout: ContainerStdio | undefined
@@ -38,7 +39,10 @@ const removeTimeoutMs = 20_000
 /** An ended stream is news of an end, which the daemon may know a moment later. */
 const settlePolls = 60
 const attachAgainMs = 1000
+/** While the daemon is away, which costs no request. */
+const awayPollMs = 200
 const pauseTimeoutMs = 5000
+const killTimeoutMs = 5000
 const oomSettleMs = 50
 const decoder = new TextDecoder()
 
@@ -60,7 +64,7 @@ export class Container {
 
   constructor(options: ContainerOptions) {
     this.#options = options
-    this.id = options.handle.id
+    this.id = options.id
     const { promise, resolve } = Promise.withResolvers<Exit>()
     this.gone = promise
     this.#settle = resolve
@@ -92,24 +96,25 @@ export class Container {
 
   /** Rejects with `FndError` or `DockerRefusal`; the caller removes it then. */
   async start(): Promise<void> {
-    const { engine, handle } = this.#options
     await this.#attach()
-    await engine.ask(() => handle.start())
+    await this.#ask(handle => handle.start())
     this.#hasStarted = true
   }
 
-  /** Asks for the pid. Costs a request, so it is asked while the function gets ready. */
+  /**
+   * Asks for the pid. Costs a request, so it is asked while the function gets ready. A function
+   * that answers is no worse for a daemon that does not, so this rejects for bugs only.
+   */
   async learnPid(): Promise<void> {
-    const state = await this.#inspect()
-    if (state?.Running === true) this.#pid = state.Pid
+    const state = await this.#stateNow()
+    if (typeof state === 'object' && state.Running) this.#pid = state.Pid
   }
 
   /** SIGTERM, then SIGKILL after `graceMs`; resolves when it is removed. */
   async stop(graceMs: number): Promise<void> {
     if (this.#exit === undefined && graceMs > 0 && this.#removing === undefined) {
-      const { engine, handle } = this.#options
       try {
-        await engine.ask(() => handle.kill({ signal: 'SIGTERM' }))
+        await this.#ask(handle => handle.kill({ signal: 'SIGTERM' }), killTimeoutMs)
         await Promise.race([this.ended, Bun.sleep(graceMs)])
       } catch (cause) {
         // It ended meanwhile, or the daemon is away: either way what is left is to remove it.
@@ -129,10 +134,10 @@ export class Container {
   }
 
   async #remove(): Promise<void> {
-    const { engine, handle, stdout } = this.#options
+    const { stdout } = this.#options
     this.#isKilled = this.#exit === undefined
     try {
-      await engine.ask(() => handle.remove({ force: true, v: true }), removeTimeoutMs)
+      await this.#ask(handle => handle.remove({ force: true, v: true }), removeTimeoutMs)
     } catch (cause) {
       // Removed by somebody else, being removed, or the daemon is away.
       if (!isOperational(cause)) throw cause
@@ -152,9 +157,8 @@ export class Container {
   }
 
   async #change(act: (handle: Handle) => Promise<unknown>): Promise<void> {
-    const { engine, handle } = this.#options
     try {
-      await engine.ask(() => act(handle), pauseTimeoutMs)
+      await this.#ask(act, pauseTimeoutMs)
     } catch (cause) {
       if (!(cause instanceof DockerRefusal)) throw cause
       throw new FndError('container-refused', { detail: cause.message, cause })
@@ -162,11 +166,11 @@ export class Container {
   }
 
   async #attach(): Promise<void> {
-    const { engine, handle, stdout } = this.#options
-    const stdin = stdout !== undefined
-    const stream = (await engine.ask(() =>
+    const stdin = this.#options.stdout !== undefined
+    const stream = (await this.#ask(handle =>
       handle.attach({ stream: true, stdin, stdout: true, stderr: true, hijack: true }),
     )) as unknown as Socket
+    if (this.#removing !== undefined) return void stream.destroy()
     this.#stream = stream
     const frames = new Frames()
     const waits: Promise<void>[] = []
@@ -204,21 +208,25 @@ export class Container {
   async #streamEnded(stream: Socket): Promise<void> {
     if (this.#stream !== stream || this.#removing !== undefined) return
     this.#stream = undefined
+    stream.destroy()
     this.#options.stdout?.end()
+    let wasAway = false
     for (let polls = 0; this.#removing === undefined; polls += 1) {
       const state = await this.#stateNow()
       if (state === 'gone') return this.#lost()
       if (state !== 'unknown' && !state.Running && this.#hasStarted) return this.#died(state)
-      if (state !== 'unknown' && polls >= settlePolls) return this.#attachAgain()
-      await Bun.sleep(state === 'unknown' ? attachAgainMs : Math.min(50, polls + 1))
+      const isSettled = wasAway || polls >= settlePolls
+      if (state !== 'unknown' && isSettled) return this.#attachAgain(wasAway ? 0 : attachAgainMs)
+      wasAway = state === 'unknown'
+      await Bun.sleep(wasAway ? awayPollMs : Math.min(50, polls + 1))
     }
   }
 
-  async #attachAgain(): Promise<void> {
+  async #attachAgain(delayMs: number): Promise<void> {
     // What was lost of an answer cannot be had again.
     if (this.#options.stdout !== undefined) return this.remove()
     // A function may close its own output; then there is nothing to read, and this goes round.
-    await Bun.sleep(attachAgainMs)
+    await Bun.sleep(delayMs)
     if (this.#removing !== undefined) return
     try {
       await this.#attach()
@@ -241,13 +249,16 @@ export class Container {
 
   /** Undefined when the daemon knows no such container. */
   async #inspect(): Promise<State | undefined> {
-    const { engine, handle } = this.#options
     try {
-      return (await engine.ask(() => handle.inspect())).State as State
+      return (await this.#ask(handle => handle.inspect())).State as State
     } catch (cause) {
       if (cause instanceof DockerRefusal && cause.statusCode === 404) return undefined
       throw cause
     }
+  }
+
+  #ask<T>(act: (handle: Handle) => Promise<T>, timeoutMs?: number): Promise<T> {
+    return this.#options.engine.ask(docker => act(docker.getContainer(this.id)), timeoutMs)
   }
 
   async #died(state: State): Promise<void> {

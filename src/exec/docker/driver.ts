@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto'
 import { closeSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import type { DockerConfig } from '../../config-docker.ts'
 import { assert, FndError } from '../../errors.ts'
 import type { Driver, FnSpec, Instance, Isolation, OutputSink } from '../driver.ts'
@@ -14,7 +14,7 @@ import { isSystemError } from '../libc.ts'
 import { openRendezvous } from '../rendezvous.ts'
 import type { TalkLimits } from './bridge.ts'
 import type { Container } from './container.ts'
-import type { ContainerLimits } from './container-spec.ts'
+import { type ContainerLimits, isConfined } from './container-spec.ts'
 import type { Engine, EngineState } from './engine.ts'
 import { containerEnv } from './format-env.ts'
 import { containerIsolation } from './isolation.ts'
@@ -24,6 +24,7 @@ import {
   type RendezvousDirs,
   rendezvousName,
   sharesMountsWithListener,
+  type Writer,
 } from './rendezvous-dir.ts'
 import { refusedStart, untilSocket } from './start.ts'
 import { startColdStdio, startHotStdio } from './stdio-instance.ts'
@@ -57,6 +58,7 @@ export interface DockerDriverOptions {
 }
 
 const sweepMs = 60_000
+const lateSweepMs = 5000
 
 export class DockerDriver implements Driver {
   readonly name = 'docker'
@@ -65,6 +67,7 @@ export class DockerDriver implements Driver {
   readonly #base: string
   #dirs: RendezvousDirs | undefined
   #sweep: ReturnType<typeof setInterval> | undefined
+  #lateSweep: ReturnType<typeof setTimeout> | undefined
   #sweeping: Promise<void> = Promise.resolve()
   #isClosed = false
 
@@ -72,7 +75,7 @@ export class DockerDriver implements Driver {
     this.#options = options
     const { dataDir, config, nodeId } = options
     const hash = createHash('sha256').update(nodeId).digest('hex')
-    const parent = config.iofsDir === '' ? dataDir : config.iofsDir
+    const parent = resolve(config.iofsDir === '' ? dataDir : config.iofsDir)
     this.#base = join(parent, `iofs-${hash.slice(0, 12)}`)
     this.#workshop = new Workshop(options)
   }
@@ -82,6 +85,10 @@ export class DockerDriver implements Driver {
     if (state.kind !== 'up' || this.#isClosed) return
     void this.#workshop.networks.reset()
     this.#removeStrays()
+    // A daemon that hung may carry out, now, what was asked of it and given up.
+    clearTimeout(this.#lateSweep)
+    this.#lateSweep = setTimeout(() => this.#removeStrays(), lateSweepMs)
+    this.#lateSweep.unref()
     this.#sweep ??= setInterval(() => this.#removeStrays(), sweepMs)
     this.#sweep.unref()
   }
@@ -113,7 +120,9 @@ export class DockerDriver implements Driver {
       if (spec.syslogUrl !== '') await this.#options.checkSyslog(spec.syslogUrl)
       await engine.facts()
       const image = (await images.ensure(spec)).id
-      dir = this.#rendezvousDirs().make(rendezvousName(instanceId))
+      // Containers of an earlier run may still write to the directories that are removed first.
+      if (this.#dirs === undefined) await this.#sweeping
+      dir = this.#rendezvousDirs().make(rendezvousName(instanceId), this.#writerFor(spec))
       const order = { spec, instanceId, image }
       if (spec.format === 'http-stream') return await this.#startStream(order, dir, signal)
       const place = { ...order, workshop: this.#workshop, limits: answerLimits, engine, dir }
@@ -136,6 +145,7 @@ export class DockerDriver implements Driver {
     if (this.#isClosed) return
     this.#isClosed = true
     clearInterval(this.#sweep)
+    clearTimeout(this.#lateSweep)
     await this.#sweeping
     await this.#workshop.close()
     this.#options.engine.close()
@@ -179,19 +189,23 @@ export class DockerDriver implements Driver {
     }
   }
 
+  #writerFor(spec: FnSpec): Writer {
+    if (spec.format !== 'http-stream') return 'fnd'
+    return isConfined(spec, this.#options.config) ? 'fn' : 'any'
+  }
+
   #rendezvousDirs(): RendezvousDirs {
-    const { config, engine } = this.#options
+    const { config, engine, onNotice } = this.#options
     this.#dirs ??= openRendezvousDirs({
       base: this.#base,
       dockerBase:
-        config.iofsDockerDir === ''
-          ? this.#base
-          : join(config.iofsDockerDir, this.#base.slice(config.iofsDir.length)),
-      areUidsReal: !config.isPrivileged && !engine.isRootless,
+        config.iofsDockerDir === '' ? this.#base : join(config.iofsDockerDir, basename(this.#base)),
+      areUidsReal: !engine.isRootless,
       areMountsShared:
         config.host?.kind === 'unix' &&
         config.iofsDockerDir === '' &&
         sharesMountsWithListener(config.host.path),
+      onLeft: reason => onNotice(`a directory for a socket is left: ${reason}`),
     })
     return this.#dirs
   }

@@ -11,7 +11,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type Docker from 'dockerode'
 import type { DockerConfig, DockerHost } from '../../config-docker.ts'
-import { FndError } from '../../errors.ts'
+import { AssertionError, FndError } from '../../errors.ts'
 
 /** The daemon answered, and said no. `statusCode` is that of its HTTP answer. */
 export class DockerRefusal extends Error {
@@ -54,23 +54,6 @@ const pingTimeoutMs = 3000
 const probeDownMs = 1000
 const probeUpMs = 5000
 
-const downCodes = new Set([
-  'ECONNREFUSED',
-  'ENOENT',
-  'EACCES',
-  'EPIPE',
-  'ECONNRESET',
-  'ECONNABORTED',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'ENOTFOUND',
-  'EAI_AGAIN',
-  'ETIMEDOUT',
-  'FailedToOpenSocket',
-  'ConnectionRefused',
-  'ConnectionClosed',
-])
-
 export class Engine {
   readonly #options: EngineOptions
   readonly #host: DockerHost | undefined
@@ -97,6 +80,11 @@ export class Engine {
   /** As far as it is known; false before the daemon was first reached. */
   get isRootless(): boolean {
     return this.#isRootless
+  }
+
+  /** The operator named a daemon, so that its absence is a fault even while nothing needs it. */
+  get isNamed(): boolean {
+    return this.#options.config.isHostGiven
   }
 
   /** Where the daemon is, for messages. */
@@ -142,7 +130,7 @@ export class Engine {
     }, timeoutMs)
     if (timeoutMs <= askTimeoutMs) this.#pending.add(giveUp)
     try {
-      const docker = await this.#docker()
+      const docker = within(await this.#docker(), deadline.signal)
       const result = await Promise.race([act(docker, deadline.signal), expired.promise])
       this.#note({ kind: 'up' })
       return result
@@ -190,7 +178,11 @@ export class Engine {
 
   /** The library takes time and memory to load, and many nodes never need it. */
   #docker(): Promise<Docker> {
-    this.#client ??= connect(this.#host)
+    this.#client ??= connect(this.#host).catch(cause => {
+      // Its certificates cannot be read; perhaps they can the next time.
+      this.#client = undefined
+      throw cause
+    })
     return this.#client
   }
 
@@ -205,12 +197,11 @@ export class Engine {
       this.#note({ kind: 'up' })
       return new DockerRefusal(statusCode, dockerText(cause))
     }
-    if ((code !== undefined && downCodes.has(code)) || /socket|connect/i.test(message ?? '')) {
-      const reason = `${code ?? 'error'}: ${message ?? ''}`
-      this.#note({ kind: 'down', reason })
-      return this.#unavailable(reason)
-    }
-    return cause
+    if (isBug(cause)) return cause
+    // It cannot be reached, has a certificate that is not trusted, or what listens there is none.
+    const reason = `${code ?? 'error'}: ${message ?? ''}`
+    this.#note({ kind: 'down', reason })
+    return this.#unavailable(reason)
   }
 
   #unavailable(reason: string): FndError {
@@ -249,6 +240,25 @@ export class Engine {
     }
     this.#options.onState(state)
   }
+}
+
+/**
+ * The same client, whose requests are broken off with the signal: else those to a daemon that hangs
+ * would keep their connections for as long as it does. Streams that are open by then stay.
+ */
+function within(docker: Docker, signal: AbortSignal): Docker {
+  const { modem } = docker
+  const dial = (...[options, callback]: Parameters<typeof modem.dial>) =>
+    modem.dial({ ...options, abortSignal: options.abortSignal ?? signal }, callback)
+  const bounded = Object.create(modem, { dial: { value: dial } })
+  return Object.create(docker, { modem: { value: bounded } })
+}
+
+/** Of this program; what the world does wrong has a code of the system or of a library. */
+function isBug(cause: unknown): boolean {
+  if (cause instanceof AssertionError) return true
+  const isProgrammer = cause instanceof TypeError || cause instanceof ReferenceError
+  return isProgrammer && !('code' in cause)
 }
 
 async function connect(host: DockerHost | undefined): Promise<Docker> {

@@ -3,6 +3,7 @@
  * some are made ahead, each held by a container that runs nothing; a function's container joins
  * one, is the only one to do so, and takes it along when it goes.
  */
+import type { ContainerCreateOptions } from 'dockerode'
 import { pack } from 'tar-stream'
 import type { DockerConfig } from '../../config-docker.ts'
 import { assert } from '../../errors.ts'
@@ -20,7 +21,9 @@ export interface Network {
 }
 
 interface Holder {
+  /** Docker's. */
   readonly id: string
+  readonly label: string
   readonly network: string
 }
 
@@ -47,8 +50,9 @@ export class Networks {
   readonly #waiting: Holder[] = []
   /** Containers on each network, waiting holders too. */
   readonly #uses = new Map<string, number>()
-  /** Ids of holders that are in use or wait; the driver's sweep leaves them alone. */
+  /** Labels of holders, from before they are made; the driver's sweep leaves these alone. */
   readonly known = new Set<string>()
+  readonly #removals = new Set<Promise<void>>()
   #timer: ReturnType<typeof setTimeout> | undefined
   #refilling: Promise<void> | undefined
   #image: Promise<void> | undefined
@@ -111,14 +115,18 @@ export class Networks {
     const holders = this.#waiting.splice(0)
     await Promise.all(holders.map(holder => this.#remove(holder)))
     this.#failures = 0
+    clearTimeout(this.#timer)
+    this.#timer = undefined
     this.#refillIn(refillMs)
   }
 
+  /** Removes all that is left, and waits for removals under way. */
   async close(): Promise<void> {
     this.#isClosed = true
     clearTimeout(this.#timer)
     await this.#refilling
-    await Promise.all(this.#waiting.splice(0).map(holder => this.#remove(holder)))
+    for (const holder of this.#waiting.splice(0)) void this.#remove(holder)
+    await Promise.all(this.#removals)
   }
 
   #leastUsed(): string {
@@ -170,31 +178,21 @@ export class Networks {
     })
     const network = this.#leastUsed()
     const name = newId().toLowerCase()
-    const labels = labelsOf(nodeId, `network-${name}`, config.labelTag)
-    const container = await engine.ask(docker =>
-      docker.createContainer({
-        name: `fnd-net-${name}`,
-        Hostname: `fnd-${name}`,
-        Image: holderImage,
-        User: '65534:65534',
-        Labels: labels,
-        HostConfig: {
-          NetworkMode: network,
-          ReadonlyRootfs: true,
-          CapDrop: ['ALL'],
-          SecurityOpt: ['no-new-privileges'],
-          Memory: holderMemoryBytes,
-          MemorySwap: holderMemoryBytes,
-          PidsLimit: 2,
-          LogConfig: { Type: 'none', Config: {} },
-        },
-      }),
-    )
-    const holder = { id: container.id, network }
-    this.known.add(holder.id)
+    const label = `network-${name}`
+    const labels = labelsOf(nodeId, label, config.labelTag)
+    this.known.add(label)
+    const options = { labels, name, network }
+    const container = await engine
+      .ask(docker => docker.createContainer(holderOptions(options)))
+      .catch(cause => {
+        // Where it was made all the same, the sweep may have it.
+        this.known.delete(label)
+        throw cause
+      })
+    const holder = { id: container.id, label, network }
     this.#count(network, 1)
     try {
-      await engine.ask(() => container.start())
+      await engine.ask(docker => docker.getContainer(holder.id).start())
       return holder
     } catch (cause) {
       await this.#remove(holder)
@@ -224,19 +222,50 @@ export class Networks {
     })
   }
 
-  async #remove(holder: Holder): Promise<void> {
-    const { engine } = this.#options
-    this.known.delete(holder.id)
+  #remove(holder: Holder): Promise<void> {
     this.#count(holder.network, -1)
+    const removal = this.#removeNow(holder).finally(() => this.#removals.delete(removal))
+    this.#removals.add(removal)
+    return removal
+  }
+
+  async #removeNow({ id, label }: Holder): Promise<void> {
     try {
-      const act = engine.ask(
-        docker => docker.getContainer(holder.id).remove({ force: true, v: true }),
+      await this.#options.engine.ask(
+        docker => docker.getContainer(id).remove({ force: true, v: true }),
         removeTimeoutMs,
       )
-      await act
     } catch (cause) {
       // Gone already, or the daemon is away; the driver's sweep finds what is left.
       if (!isOperational(cause)) throw cause
+    } finally {
+      this.known.delete(label)
     }
+  }
+}
+
+function holderOptions(about: {
+  readonly name: string
+  readonly labels: Record<string, string>
+  readonly network: string
+}): ContainerCreateOptions {
+  return {
+    name: `fnd-net-${about.name}`,
+    Hostname: `fnd-${about.name}`,
+    Image: holderImage,
+    User: '65534:65534',
+    // As the first process of its namespace it hears no other, and an end of the daemon would wait.
+    StopSignal: 'SIGKILL',
+    Labels: about.labels,
+    HostConfig: {
+      NetworkMode: about.network,
+      ReadonlyRootfs: true,
+      CapDrop: ['ALL'],
+      SecurityOpt: ['no-new-privileges'],
+      Memory: holderMemoryBytes,
+      MemorySwap: holderMemoryBytes,
+      PidsLimit: 2,
+      LogConfig: { Type: 'none', Config: {} },
+    },
   }
 }

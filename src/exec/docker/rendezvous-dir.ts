@@ -16,7 +16,8 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
+import { FndError } from '../../errors.ts'
 import { isSystemError, mustSyscall, syscall } from '../libc.ts'
 import { removeTree } from '../remove-tree.ts'
 
@@ -24,16 +25,20 @@ import { removeTree } from '../remove-tree.ts'
 const fnUid = 1000
 const tmpfsBytes = 1024 * 1024
 const tmpfsInodes = 64
-const detach = 2
+/** MNT_DETACH, UMOUNT_NOFOLLOW (umount2(2)). */
+const detachUnfollowed = 2 | 8
 /** nosuid, nodev, noexec (mount(2)). */
 const mountFlags = 2 | 4 | 8
 /** Lets a start that failed find out whether the daemon saw this directory at all. */
 export const markerName = '.fnd'
 
+/** Who binds a socket there: fnd, a container's uid 1000, or whatever user an image names. */
+export type Writer = 'fnd' | 'fn' | 'any'
+
 export interface RendezvousDirs {
   /** Makes one. Throws a system error when the host refuses. */
-  make(name: string): RendezvousDir
-  /** Removes all of them; their containers must be gone. */
+  make(name: string, writer: Writer): RendezvousDir
+  /** Removes all of them; their containers should be gone. */
   removeAll(): void
   /** Whether a function cannot fill the disk there. */
   readonly areSmall: boolean
@@ -55,34 +60,53 @@ export interface RendezvousOptions {
   readonly areUidsReal: boolean
   /** Whether the daemon sees what fnd mounts. */
   readonly areMountsShared: boolean
+  /** Told that a directory cannot be removed; a function of another user can bring that about. */
+  readonly onLeft: (reason: string) => void
 }
 
-/** Removes what an earlier fnd left under `base`. */
+/** Removes what an earlier fnd left under `base`. Throws a system error, or `FndError`. */
 export function openRendezvousDirs(options: RendezvousOptions): RendezvousDirs {
-  const { base, dockerBase } = options
-  sweep(base)
-  mkdirSync(base, { recursive: true, mode: 0o700 })
+  const { base, dockerBase, onLeft } = options
+  makeBase(base, onLeft)
   const isRoot = process.getuid?.() === 0
   const areSmall = isRoot && options.areMountsShared
   return {
     areSmall,
-    make: name => {
+    make: (name, writer) => {
       const path = join(base, name)
       mkdirSync(path, { mode: 0o700 })
       try {
-        if (areSmall) mountTmpfs(path)
-        writeFileSync(join(path, markerName), '', { flag: 'wx', mode: 0o444 })
-        // Last, because from then on it is the function's.
-        if (isRoot && options.areUidsReal) chownSync(path, fnUid, fnUid)
-        chmodSync(path, isRoot && options.areUidsReal ? 0o700 : 0o777)
+        if (writer !== 'fnd') {
+          if (areSmall) mountTmpfs(path)
+          giveAway(path, isRoot && options.areUidsReal && writer === 'fn')
+        }
       } catch (cause) {
-        remove(path)
+        remove(path, onLeft)
         throw cause
       }
-      return { path, source: join(dockerBase, name), remove: () => remove(path) }
+      return { path, source: join(dockerBase, name), remove: () => remove(path, onLeft) }
     },
-    removeAll: () => sweep(base),
+    removeAll: () => sweep(base, onLeft),
   }
+}
+
+function giveAway(path: string, hasOwner: boolean): void {
+  writeFileSync(join(path, markerName), '', { flag: 'wx', mode: 0o444 })
+  // Last, because from then on it is the function's.
+  if (hasOwner) chownSync(path, fnUid, fnUid)
+  chmodSync(path, hasOwner ? 0o700 : 0o777)
+}
+
+/** An empty directory of this user's alone; the parent may be one where everybody makes files. */
+function makeBase(base: string, onLeft: (reason: string) => void): void {
+  mkdirSync(dirname(base), { recursive: true, mode: 0o700 })
+  const found = lstatSync(base, { throwIfNoEntry: false })
+  if (found === undefined) return mkdirSync(base, { mode: 0o700 })
+  const isOwn = found.isDirectory() && found.uid === process.geteuid?.()
+  if (!isOwn) throw new FndError('init-failed', { detail: `${base} is in the way` })
+  sweep(base, onLeft)
+  mkdirSync(base, { recursive: true, mode: 0o700 })
+  chmodSync(base, 0o700)
 }
 
 /** A short name that no other instance of this fnd has, and that fits into a socket's path. */
@@ -95,23 +119,21 @@ function mountTmpfs(path: string): void {
   mustSyscall('mount', 'tmpfs', path, 'tmpfs', mountFlags, data)
 }
 
-function remove(path: string): void {
+/** A function that still runs, or one of another user, can keep it from being removed. */
+function remove(path: string, onLeft: (reason: string) => void): void {
   // Not mounted is as good as unmounted.
-  syscall('umount2', path, detach)
-  removeTree(path)
+  syscall('umount2', path, detachUnfollowed)
+  try {
+    removeTree(path)
+  } catch (cause) {
+    if (!isSystemError(cause)) throw cause
+    onLeft(cause.message)
+  }
 }
 
-function sweep(base: string): void {
-  let names: string[]
-  try {
-    if (!lstatSync(base).isDirectory()) return
-    names = readdirSync(base)
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return
-    throw cause
-  }
-  for (const name of names) remove(join(base, name))
-  rmdirSync(base)
+function sweep(base: string, onLeft: (reason: string) => void): void {
+  for (const name of readdirSync(base)) remove(join(base, name), onLeft)
+  if (readdirSync(base).length === 0) rmdirSync(base)
 }
 
 /**

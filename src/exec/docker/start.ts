@@ -55,6 +55,9 @@ async function tooLate({ engine, container }: Wait): Promise<FndError> {
   return new FndError('init-timeout', tail === '' ? {} : { detail: tail })
 }
 
+const imageFault =
+  /OCI runtime|exec format|executable file not found|no command specified|crun:|runc /i
+
 /** What the daemon refuses becomes an error for the caller; everything else stays what it is. */
 export function refusedStart(cause: unknown, engine: Engine): unknown {
   if (!(cause instanceof DockerRefusal)) return cause
@@ -69,7 +72,7 @@ export function refusedStart(cause: unknown, engine: Engine): unknown {
     return new FndError('docker-disk-full', { detail: message })
   }
   // The image's own fault: its program is not there, or is none.
-  if (/OCI runtime|exec format|executable file not found|crun:|runc /i.test(message)) {
+  if (imageFault.test(message)) {
     return new FndError('init-failed', { detail: message, cause })
   }
   return new FndError('container-refused', { detail: message, cause })

@@ -1,5 +1,6 @@
 /** Makes and starts containers, and knows those that are there. */
 import type { DockerConfig } from '../../config-docker.ts'
+import { FndError } from '../../errors.ts'
 import type { FnSpec, OutputSink } from '../driver.ts'
 import { processesHardMax } from '../host.ts'
 import { Container, isOperational } from './container.ts'
@@ -37,6 +38,8 @@ export class Workshop {
   readonly #options: WorkshopOptions
   /** By container id of the order, from before the daemon is asked for it until it is gone. */
   readonly #containers = new Map<string, Container | undefined>()
+  readonly #launches = new Set<Promise<unknown>>()
+  #isClosed = false
 
   constructor(options: WorkshopOptions) {
     this.#options = options
@@ -46,25 +49,32 @@ export class Workshop {
   }
 
   /** Creates, attaches and starts one. Rejects with `FndError` or `DockerRefusal`. */
-  async launch(order: Order): Promise<Container> {
+  launch(order: Order): Promise<Container> {
+    const launch = this.#launch(order).finally(() => this.#launches.delete(launch))
+    this.#launches.add(launch)
+    return launch
+  }
+
+  async #launch(order: Order): Promise<Container> {
     const network = this.networks.take(order.spec)
     try {
-      return await this.#launch(order, network)
+      return await this.#launchOn(order, network)
     } catch (cause) {
       // The holder of a network made ahead may be gone, with the daemon's restart for example.
       const isJoined = network.mode.startsWith('container:')
       if (!(isJoined && cause instanceof DockerRefusal && joinFault.test(cause.message)))
         throw cause
-      return this.#launch(order, this.networks.plain())
+      return this.#launchOn(order, this.networks.plain())
     }
   }
 
-  async #launch(order: Order, network: Network): Promise<Container> {
+  async #launchOn(order: Order, network: Network): Promise<Container> {
     const { engine, config, limits, nodeId, output } = this.#options
     const { spec, instanceId, containerId, image, env, iofsSource, stdout } = order
     this.#containers.set(containerId, undefined)
     let container: Container | undefined
     try {
+      this.#refuseWhenClosed()
       const { isPodman } = await engine.facts()
       const options = createOptions({
         spec,
@@ -78,10 +88,11 @@ export class Workshop {
         network: network.mode,
         userProcessesMax: isPodman ? Math.min(processesHardMax(), userProcessesMax) : undefined,
       })
-      const handle = await engine.ask(docker => docker.createContainer(options))
-      container = new Container({ engine, instanceId, handle, output, stdout })
+      const { id } = await engine.ask(docker => docker.createContainer(options))
+      container = new Container({ engine, instanceId, id, output, stdout })
       this.#containers.set(containerId, container)
       void container.gone.then(() => this.#forget(containerId, network))
+      this.#refuseWhenClosed()
       await container.start()
       return container
     } catch (cause) {
@@ -89,6 +100,10 @@ export class Workshop {
       else await container.remove()
       throw cause
     }
+  }
+
+  #refuseWhenClosed(): void {
+    if (this.#isClosed) throw new FndError('shutting-down')
   }
 
   #forget(containerId: string, network: Network): void {
@@ -102,25 +117,46 @@ export class Workshop {
     try {
       const filters = { label: [`${nodeLabel}=${nodeId}`] }
       const listed = await engine.ask(docker => docker.listContainers({ all: true, filters }))
-      for (const { Id, Labels } of listed) {
-        const isKnown = this.#containers.has(Labels[instanceLabel] ?? '')
-        if (isKnown || this.networks.known.has(Id)) continue
-        await engine.ask(docker => docker.getContainer(Id).remove({ force: true, v: true }))
-      }
+      const strays = listed.filter(({ Labels }) => {
+        const label = Labels[instanceLabel] ?? ''
+        return !this.#containers.has(label) && !this.networks.known.has(label)
+      })
+      const removers = Array.from({ length: removersMax }, async () => {
+        for (let stray = strays.pop(); stray !== undefined; stray = strays.pop()) {
+          await this.#removeStray(stray.Id)
+        }
+      })
+      await Promise.all(removers)
     } catch (cause) {
-      // Removed meanwhile, or the daemon is away: the next sweep looks again.
+      // The daemon is away: it is swept when it is back.
       if (!isOperational(cause)) throw cause
-      if (!(cause instanceof DockerRefusal) || [404, 409].includes(cause.statusCode)) return
-      onNotice(`containers of an earlier run cannot be removed: ${cause.message}`)
+      if (cause instanceof DockerRefusal) onNotice(`containers cannot be listed: ${cause.message}`)
     }
   }
 
+  async #removeStray(id: string): Promise<void> {
+    const { engine, onNotice } = this.#options
+    try {
+      await engine.ask(docker => docker.getContainer(id).remove({ force: true, v: true }))
+    } catch (cause) {
+      // Of one that is gone, or going, nothing is to be said. The next sweep looks at the others.
+      if (!(cause instanceof DockerRefusal)) throw cause
+      if ([404, 409].includes(cause.statusCode)) return
+      onNotice(`a container of an earlier run cannot be removed: ${cause.message}`)
+    }
+  }
+
+  /** Removes all that is there, and what is under way as soon as it is there. */
   async close(): Promise<void> {
+    this.#isClosed = true
     await Promise.all([...this.#containers.values()].map(container => container?.remove()))
+    await Promise.allSettled(this.#launches)
     await this.networks.close()
   }
 }
 
 /** Linux' own limit of processes (`pid_max`) unless it is raised. */
 const userProcessesMax = 32_768
+/** Strays that are removed at once; the daemon has functions to start meanwhile. */
+const removersMax = 4
 const joinFault = /network|namespace|no such container|not running/i
