@@ -56,7 +56,13 @@ const coreFiles = [
   /^src\/raft\/(types|quorum|confchange|log|progress|readindex|core|role-\w+|describe)\.ts$/,
 ]
 /** Pure files that only serve a core: a core may use them, and they obey the same rules. */
-const coreParts = ['src/store/rows.ts', 'src/exec/fleet.ts', 'src/exec/roster.ts']
+const coreParts = [
+  'src/store/rows.ts',
+  'src/exec/fleet.ts',
+  'src/exec/pool-instance.ts',
+  'src/exec/roster.ts',
+  'src/exec/spread.ts',
+]
 
 /**
  * Where programs begin. The worker runs in processes of functions; the addon loader is reached

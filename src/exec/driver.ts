@@ -66,6 +66,8 @@ export interface Instance {
   stop(graceMs: number): Promise<void>
   /** Resident bytes of all its processes, or undefined where the host cannot tell. */
   memoryBytes(): number | undefined
+  /** CPU time that its processes have used, in ms; undefined where the host cannot tell. */
+  cpuMs?(): number | undefined
   /** Takes the processor from it while it is idle. Rejects with `FndError`; then it still runs. */
   pause?(): Promise<void>
   /** Rejects with `FndError` when it cannot be had back; then it is fit only to be stopped. */

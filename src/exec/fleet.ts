@@ -4,7 +4,9 @@
  * one instance from one list to its neighbour and allocate nothing.
  */
 import { assert, type ErrorCode } from '../errors.ts'
+import { InstanceList, type PoolInstance } from './pool-instance.ts'
 import { Estimate, runSamplesMin } from './scale.ts'
+import { Spread } from './spread.ts'
 
 export type InstanceId = number
 
@@ -35,60 +37,6 @@ export interface FnStats {
   readonly failing: ErrorCode | undefined
 }
 
-export type InstancePhase = 'starting' | 'ready' | 'doomed'
-
-export class PoolInstance<C extends object> {
-  readonly id: InstanceId
-  readonly fleet: Fleet<C>
-  readonly memoryMb: number
-  readonly startedMs: number
-  /** `doomed` takes no further call and is stopped when its last one ends. */
-  phase: InstancePhase = 'starting'
-  running = 0
-  readyMs = 0
-  idleSinceMs = 0
-  /**
-   * When a call last ended here, or the first began. While calls run, one of them is at least as
-   * old as this, which is what scaling wants to know, without a record per call.
-   */
-  progressMs = 0
-  newer: PoolInstance<C> | undefined
-  older: PoolInstance<C> | undefined
-
-  constructor(id: InstanceId, fleet: Fleet<C>, nowMs: number) {
-    this.id = id
-    this.fleet = fleet
-    this.memoryMb = fleet.demand.memoryMb
-    this.startedMs = nowMs
-  }
-}
-
-/** A list through the instances themselves; `newest` is taken first, `oldest` times out first. */
-class InstanceList<C extends object> {
-  newest: PoolInstance<C> | undefined
-  oldest: PoolInstance<C> | undefined
-  size = 0
-
-  push(instance: PoolInstance<C>): void {
-    instance.newer = undefined
-    instance.older = this.newest
-    if (this.newest === undefined) this.oldest = instance
-    else this.newest.newer = instance
-    this.newest = instance
-    this.size += 1
-  }
-
-  remove(instance: PoolInstance<C>): void {
-    if (instance.newer === undefined) this.newest = instance.older
-    else instance.newer.older = instance.older
-    if (instance.older === undefined) this.oldest = instance.newer
-    else instance.older.newer = instance.newer
-    instance.newer = undefined
-    instance.older = undefined
-    this.size -= 1
-  }
-}
-
 /** A call in the queue of its function. */
 export class Waiter<C extends object> {
   readonly call: C
@@ -110,6 +58,7 @@ export class Fleet<C extends object> {
   readonly runTime = new Estimate(runSamplesMin)
   readonly runTimeUncrowded = new Estimate(runSamplesMin)
   readonly startTime = new Estimate(1)
+  readonly spread = new Spread()
   isRetired = false
   starting = 0
   ready = 0
@@ -133,8 +82,9 @@ export class Fleet<C extends object> {
   readonly #idle = new InstanceList<C>()
   /** By number of running calls, 1 to concurrency - 1; made when first needed. */
   readonly #partly: (InstanceList<C> | undefined)[] = []
-  /** No list below this index holds an instance. */
+  /** No list below the first index holds an instance, nor one above the second. */
   #partlyFrom = 1
+  #partlyTo = 0
 
   constructor(demand: Demand) {
     assert(demand.memoryMb > 0, 'an instance needs memory')
@@ -161,22 +111,54 @@ export class Fleet<C extends object> {
     return this.ready - this.#idle.size
   }
 
+  /** Calls on instances that take more. */
+  get running(): number {
+    return this.ready * this.demand.concurrency - this.freeSlots
+  }
+
   /**
-   * The instance for the next call. A JavaScript instance computes on one core, so calls spread
-   * over idle instances until there is a busy one per core. From there on spreading gains nothing
-   * and keeps instances warm for nothing: the least loaded busy one with a free slot takes the
-   * call, and an idle one only when all busy ones are full. With one call per instance this is
-   * plain last-in first-out.
+   * Over how many instances calls spread. Of those that take one call at a time, every busy one is
+   * full, so there is nothing to choose; but each idles while its answer is on its way, so one per
+   * core is worth having from the first.
    */
-  pick(cpus: number): PoolInstance<C> | undefined {
+  widthOf(cpus: number): number {
+    return this.demand.concurrency === 1 ? cpus : this.spread.width
+  }
+
+  /** Whether its calls might spread over more instances, or fewer, than they do. */
+  isMeasured(cpus: number): boolean {
+    if (this.demand.concurrency === 1 || cpus === 1) return false
+    return this.ready <= 2 * cpus && (this.spread.width > 1 || this.running > 1)
+  }
+
+  /**
+   * The instance for the next call. Calls spread over idle instances until as many are busy as
+   * `spread` says. From there on the least loaded busy one takes the call, and an idle one only
+   * when all busy ones are full. Of too many busy ones the most loaded takes it, so that the others
+   * fall idle. With one call per instance this is plain last-in first-out.
+   */
+  pick(): PoolInstance<C> | undefined {
     if (this.freeSlots === 0) return undefined
     const idle = this.#idle.newest
-    if (idle !== undefined && (this.busy < cpus || this.#isAllFull())) return idle
+    const { width } = this.spread
+    if (idle !== undefined && (this.busy < width || this.#isAllFull())) return idle
+    return (this.busy > width ? this.#mostLoaded() : this.#leastLoaded()) ?? idle
+  }
+
+  #leastLoaded(): PoolInstance<C> | undefined {
     for (; this.#partlyFrom < this.demand.concurrency; this.#partlyFrom += 1) {
       const instance = this.#partly[this.#partlyFrom]?.newest
       if (instance !== undefined) return instance
     }
-    return idle
+    return undefined
+  }
+
+  #mostLoaded(): PoolInstance<C> | undefined {
+    for (; this.#partlyTo > 0; this.#partlyTo -= 1) {
+      const instance = this.#partly[this.#partlyTo]?.newest
+      if (instance !== undefined) return instance
+    }
+    return undefined
   }
 
   #isAllFull(): boolean {
@@ -240,6 +222,7 @@ export class Fleet<C extends object> {
       this.#partly[instance.running] = list
       list.push(instance)
       if (instance.running < this.#partlyFrom) this.#partlyFrom = instance.running
+      if (instance.running > this.#partlyTo) this.#partlyTo = instance.running
     }
   }
 

@@ -10,11 +10,12 @@
  * after its stop is ignored, because the two can cross.
  */
 import { assert, type ErrorCode } from '../errors.ts'
-import type { Demand, FnStats, InstanceId, PoolInstance } from './fleet.ts'
-import { Fleet, Waiter } from './fleet.ts'
+import { type Demand, Fleet, type FnStats, type InstanceId, Waiter } from './fleet.ts'
+import type { PoolInstance } from './pool-instance.ts'
 import { type Effect, Roster } from './roster.ts'
 import type { Pressure } from './scale.ts'
 import { backoffMs, backoffMsMax, expectedWaitMs, startMsDefault, wantsStart } from './scale.ts'
+import { shareBetween } from './spread.ts'
 
 export type { Demand, FnStats, InstanceId } from './fleet.ts'
 export type { Effect, StopReason } from './roster.ts'
@@ -49,6 +50,9 @@ export const rescaleMs = 50
 /** Between two looks at scaling for arrivals of one function. */
 const rescaleMsMin = 5
 
+/** Instances whose CPU time is read with one look, or a few more. */
+const measuredMax = 32
+
 const noEffects: readonly never[] = Object.freeze([])
 
 export class Pool<C extends object> {
@@ -66,6 +70,8 @@ export class Pool<C extends object> {
   /** Not later than the next moment when something is due; may be earlier. */
   #shortWakeMs = Number.POSITIVE_INFINITY
   #waitWakeMs = Number.POSITIVE_INFINITY
+  /** Counts the functions that were measured, to give each its turn. */
+  #measured = 0
   /** Told from outside: whether the host's cores are busy. Slows growth beyond one per core. */
   isSaturated = false
 
@@ -120,7 +126,7 @@ export class Pool<C extends object> {
     const fleet = this.#roster.fleets.get(key)
     assert(fleet !== undefined, 'a function is defined before it is called')
     if (this.#roster.isDraining) return 'busy'
-    const instance = fleet.pick(this.#limits.cpus)
+    const instance = fleet.pick()
     if (instance === undefined) return this.#queue(fleet, call, nowMs)
     fleet.take(instance, nowMs)
     this.#roster.noteEvictable(fleet)
@@ -144,8 +150,12 @@ export class Pool<C extends object> {
     this.#hungry.add(fleet)
     this.#waitWakeMs = Math.min(this.#waitWakeMs, nowMs + rescaleMs)
     // The age of running calls is left to `tick`, which need not look at them for each arrival. Nor
-    // does an arrival say much more than the one before it, once there is an instance per core.
-    if (fleet.usable < this.#limits.cpus || nowMs - fleet.scaledAtMs >= rescaleMsMin) {
+    // does an arrival say much more than the one before it, once there are the instances that could
+    // be started without looking at how long calls wait.
+    if (
+      fleet.usable < fleet.widthOf(this.#limits.cpus) ||
+      nowMs - fleet.scaledAtMs >= rescaleMsMin
+    ) {
       fleet.scaledAtMs = nowMs
       while (this.#maybeStart(fleet, nowMs, 0));
     }
@@ -258,6 +268,44 @@ export class Pool<C extends object> {
     this.#waitWakeMs = this.#hungry.size > 0 ? nowMs + rescaleMs : Number.POSITIVE_INFINITY
   }
 
+  /**
+   * Instances whose CPU time `observe` wants to know: those of functions with several calls at a
+   * time, as far as their number is not settled by how long calls wait. Each is worth a few reads
+   * of files, so there is a limit, and functions beyond it take turns.
+   */
+  toMeasure(): InstanceId[] {
+    const { cpus } = this.#limits
+    const fleets = [...this.#roster.fleets.values()].filter(fleet => fleet.isMeasured(cpus))
+    const found: InstanceId[] = []
+    for (let turn = 0; turn < fleets.length && found.length < measuredMax; turn += 1) {
+      this.#measured += 1
+      const instances = fleets[this.#measured % fleets.length]?.instances ?? []
+      for (const { phase, id } of instances) if (phase === 'ready') found.push(id)
+    }
+    return found
+  }
+
+  /** What came of `toMeasure`; undefined where the host cannot tell. */
+  observe(cpuMsOf: ReadonlyMap<InstanceId, number | undefined>, nowMs: number): void {
+    const shares = new Map<Fleet<C>, number | undefined>()
+    for (const [id, cpuMs] of cpuMsOf) {
+      const instance = this.#roster.find(id)
+      if (instance === undefined) continue
+      const { fleet, cpu } = instance
+      const sum = shares.has(fleet) ? shares.get(fleet) : 0
+      instance.cpu = cpuMs === undefined ? undefined : { cpuMs, atMs: nowMs }
+      const share = instance.cpu === undefined ? undefined : shareBetween(cpu, instance.cpu)
+      shares.set(fleet, sum === undefined || share === undefined ? undefined : sum + share)
+    }
+    for (const [fleet, share] of shares) {
+      const { cpus } = this.#limits
+      if (share === undefined) fleet.spread.giveUp(cpus)
+      else fleet.spread.look(share, fleet.running, cpus, this.isSaturated)
+      const isShort = fleet.usable < Math.min(fleet.spread.width, fleet.running)
+      if (isShort && !this.#roster.isClosing(fleet)) this.#grow(fleet, nowMs)
+    }
+  }
+
   get hasEffects(): boolean {
     return this.#roster.effects.length > 0
   }
@@ -324,11 +372,16 @@ export class Pool<C extends object> {
   /** Starts one more instance for waiting calls if they need it and the node has room. */
   #maybeStart(fleet: Fleet<C>, nowMs: number, oldestMs: number): boolean {
     if (!wantsStart(this.#pressure(fleet, nowMs, oldestMs))) return false
+    return this.#grow(fleet, nowMs)
+  }
+
+  /** Starts one more instance, unless something forbids it; without room, `feed` tries again. */
+  #grow(fleet: Fleet<C>, nowMs: number): boolean {
     if (fleet.instances.size >= fleet.demand.instancesMax) return false
     if (fleet.isRetired && fleet.usable > 0) return false
     if (nowMs < fleet.backoffUntilMs) return false
     if (this.#roster.starting >= this.#limits.startsMax || !this.#roster.makeRoom(fleet)) {
-      this.#block(fleet)
+      if (fleet.waiting > 0) this.#block(fleet)
       return false
     }
     fleet.pressedSinceMs = undefined
@@ -347,7 +400,7 @@ export class Pool<C extends object> {
       instances: fleet.usable,
       starting: fleet.starting,
       concurrency: fleet.demand.concurrency,
-      cpus: this.#limits.cpus,
+      width: fleet.widthOf(this.#limits.cpus),
       runMs: fleet.runTime.ms,
       runMsUncrowded: fleet.runTimeUncrowded.ms,
       oldestMs,

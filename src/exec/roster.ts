@@ -4,7 +4,8 @@
  */
 import { assert, type ErrorCode } from '../errors.ts'
 import { chooseVictims } from './eviction.ts'
-import { type Fleet, type InstanceId, PoolInstance } from './fleet.ts'
+import type { Fleet, InstanceId } from './fleet.ts'
+import { PoolInstance } from './pool-instance.ts'
 
 export type StopReason = 'idle' | 'evicted' | 'retired' | 'unfit' | 'draining'
 

@@ -62,6 +62,8 @@ const sweepMs = 50
 const watchedFromMs = 100
 /** Sweeps between looks at the cores: ten ticks of the kernel's clock, and `settleMs`. */
 const coresEvery = 2
+/** Sweeps between looks at the CPU time of instances: twenty ticks of the kernel's clock. */
+const sharesEvery = 4
 /** An instance that is told to go gets this long before it is killed. */
 const stopGraceMs = 500
 /** How long to wait for the reason of an instance's death before its callers are answered. */
@@ -369,6 +371,7 @@ export class Runner {
     }
     this.#sweeps += 1
     if (this.#sweeps % coresEvery === 0) this.#pool.isSaturated = this.#options.isSaturated()
+    if (this.#sweeps % sharesEvery === 0) this.#measure(nowMs)
     this.#pool.tick(nowMs)
     this.#carryOut()
     for (const key of this.#retired) {
@@ -376,6 +379,14 @@ export class Runner {
       this.#retired.delete(key)
       this.#specs.delete(key)
     }
+  }
+
+  #measure(nowMs: number): void {
+    const cpuMsOf = new Map<InstanceId, number | undefined>()
+    for (const id of this.#pool.toMeasure()) {
+      cpuMsOf.set(id, this.#instances.get(id)?.instance?.cpuMs?.())
+    }
+    if (cpuMsOf.size > 0) this.#pool.observe(cpuMsOf, nowMs)
   }
 
   /** Only calls of some age are watched; shorter ones end before it would matter. */

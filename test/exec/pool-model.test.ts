@@ -55,6 +55,8 @@ class World {
   nowMs = 0
   lastCall = 0
   lastIdle = 0
+  cpuMs = 0
+  lookedAtMs = 0
   ended = new Set<number>()
   /** Until when failed starts may hold new ones back, at most. */
   readonly backoffUntilMs = new Map<string, number>()
@@ -129,7 +131,7 @@ class World {
       if (concurrency === 1) {
         const newest = free.sort((a, b) => b.idleOrder - a.idleOrder)[0]
         expect(placement).toBe(newest?.id ?? 0)
-      }
+      } else this.checkPacking(free, placement)
       this.take(call, placement)
     } else {
       expect(this.isDraining || free.length === 0).toBe(true)
@@ -143,6 +145,18 @@ class World {
       if (placement === 'busy' && !this.isDraining) expect(hasInstance && !isFull).toBe(false)
     }
     this.settle()
+  }
+
+  /** Whatever the readings were: an idle one only below one busy per core, or when those are full;
+   * and beyond that many, the one with the most calls. */
+  checkPacking(free: ModelInstance[], placement: InstanceId): void {
+    const busyFree = free.filter(each => each.calls.length > 0).map(each => each.calls.length)
+    const load = free.find(each => each.id === placement)?.calls.length ?? 0
+    const key = this.instances.get(placement)?.key ?? ''
+    const ready = this.of(key).filter(each => each.state === 'ready')
+    const busy = ready.filter(each => each.calls.length > 0).length
+    if (load === 0 && busyFree.length > 0) expect(busy).toBeLessThan(limits.cpus)
+    if (busy > limits.cpus && busyFree.length > 0) expect(load).toBe(Math.max(...busyFree))
   }
 
   release(instance: ModelInstance, pick: number, verdict: 'keep' | 'unfit'): void {
@@ -209,6 +223,22 @@ class World {
     this.pool.tick(this.nowMs)
     this.settle()
     expect(this.pool.nextWakeMs).toBeGreaterThan(this.nowMs)
+  }
+
+  /** Each instance has computed for its share of the time since it was looked at. */
+  observe(pick: number): void {
+    this.pool.isSaturated = pick % 5 === 0
+    const measured = this.pool.toMeasure()
+    for (const id of measured) {
+      const instance = this.instances.get(id)
+      expect(instance?.state).toBe('ready')
+      expect(this.demandOf(instance?.key ?? '').concurrency).toBeGreaterThan(1)
+    }
+    this.cpuMs += (this.nowMs - this.lookedAtMs) * (pick % 3 === 0 ? 0.3 : 1)
+    this.lookedAtMs = this.nowMs
+    const cpuMs = pick % 50 === 0 ? undefined : this.cpuMs
+    this.pool.observe(new Map([...measured, ...this.past].map(id => [id, cpuMs])), this.nowMs)
+    this.settle()
   }
 
   /** Follows the effects, then checks what must hold between any two operations. */
@@ -302,6 +332,7 @@ class World {
     if (step.what === 'acquire') this.acquire(step.key)
     else if (step.what === 'tick') this.tick(step.pick)
     else if (step.what === 'cancel') this.cancel(step.pick)
+    else if (step.what === 'observe') this.observe(step.pick)
     else if (step.what === 'retire') this.retire(step.key)
     else if (step.what === 'define') this.define(step.key)
     else if (step.what === 'ready' && starting) this.ready(starting)
@@ -345,7 +376,7 @@ class World {
 
 type What =
   | ('acquire' | 'keep' | 'unfit' | 'ready' | 'failed' | 'gone')
-  | ('tick' | 'cancel' | 'retire' | 'define' | 'late' | 'drain')
+  | ('observe' | 'tick' | 'cancel' | 'retire' | 'define' | 'late' | 'drain')
 interface Step {
   readonly what: What
   readonly key: string
@@ -358,7 +389,7 @@ const step: fc.Arbitrary<Step> = fc.record({
     { weight: 12, arbitrary: fc.constant<What>('acquire') },
     { weight: 8, arbitrary: fc.constantFrom<What>('keep') },
     { weight: 6, arbitrary: fc.constant<What>('ready') },
-    { weight: 4, arbitrary: fc.constantFrom<What>('tick', 'unfit') },
+    { weight: 6, arbitrary: fc.constantFrom<What>('tick', 'unfit', 'observe') },
     {
       weight: 5,
       arbitrary: fc.constantFrom<What>(
