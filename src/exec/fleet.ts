@@ -20,6 +20,8 @@ export interface Demand {
   /** At least 1. Instances that only finish their last calls count too. */
   readonly instancesMax: number
   readonly idleTimeoutMs: number
+  /** An idle instance is paused after this time if it can be; Infinity: never. */
+  readonly pauseAfterMs: number
 }
 
 export interface FnStats {
@@ -28,6 +30,8 @@ export interface FnStats {
   readonly starting: number
   readonly idle: number
   readonly busy: number
+  /** Those that are being resumed included. */
+  readonly paused: number
   /** Instances that only finish their last calls. */
   readonly doomed: number
   /** Calls on all instances. */
@@ -52,6 +56,9 @@ export class Waiter<C extends object> {
   }
 }
 
+/** After a pause that failed, the next one is tried no sooner than this. */
+export const pauseRetryMs = 1000
+
 export class Fleet<C extends object> {
   readonly demand: Demand
   readonly instances = new Set<PoolInstance<C>>()
@@ -62,9 +69,12 @@ export class Fleet<C extends object> {
   isRetired = false
   starting = 0
   ready = 0
+  resuming = 0
   freeSlots = 0
   /** Memory of idle instances that may be evicted, as the pool last added it to its sum. */
   evictableMb = 0
+  /** Not later than when the first idle instance is to be paused; may be earlier. */
+  pauseDueMs = Number.POSITIVE_INFINITY
   /** When an arrival last made the pool look at scaling. */
   scaledAtMs = Number.NEGATIVE_INFINITY
   /** Since when the expected wait is above a start's cost; undefined while it is not. */
@@ -80,6 +90,7 @@ export class Fleet<C extends object> {
   firstWaiter: Waiter<C> | undefined
   #lastWaiter: Waiter<C> | undefined
   readonly #idle = new InstanceList<C>()
+  readonly #paused = new InstanceList<C>()
   /** By number of running calls, 1 to concurrency - 1; made when first needed. */
   readonly #partly: (InstanceList<C> | undefined)[] = []
   /** No list below the first index holds an instance, nor one above the second. */
@@ -95,15 +106,33 @@ export class Fleet<C extends object> {
 
   /** Instances that take calls or will. */
   get usable(): number {
-    return this.ready + this.starting
+    return this.ready + this.starting + this.resuming
+  }
+
+  get paused(): number {
+    return this.#paused.size
   }
 
   get idle(): number {
     return this.#idle.size
   }
 
-  get oldestIdle(): PoolInstance<C> | undefined {
-    return this.#idle.oldest
+  /** Of the idle and the paused instances, the one that has been without calls for longest. */
+  get oldestUnused(): PoolInstance<C> | undefined {
+    return older(this.#idle.oldest, this.#paused.oldest)
+  }
+
+  /** The idle and the paused instances, the longest without calls first. */
+  *unused(): Generator<PoolInstance<C>> {
+    let idle = this.#idle.oldest
+    let paused = this.#paused.oldest
+    for (;;) {
+      const next = older(idle, paused)
+      if (next === undefined) return
+      if (next === idle) idle = idle.newer
+      else paused = paused?.newer
+      yield next
+    }
   }
 
   /** Ready instances that run at least one call. */
@@ -179,7 +208,10 @@ export class Fleet<C extends object> {
     if (instance.phase === 'ready') this.#unlist(instance)
     instance.running -= 1
     instance.progressMs = nowMs
-    if (instance.running === 0) instance.idleSinceMs = nowMs
+    if (instance.running === 0) {
+      instance.idleSinceMs = nowMs
+      instance.pauseFromMs = nowMs
+    }
     if (instance.phase === 'ready') this.#list(instance)
   }
 
@@ -191,11 +223,68 @@ export class Fleet<C extends object> {
   markReady(instance: PoolInstance<C>, nowMs: number): void {
     assert(instance.phase === 'starting', 'an instance gets ready once')
     this.starting -= 1
+    instance.readyMs = nowMs
+    this.#beginIdle(instance, nowMs)
+  }
+
+  markResumed(instance: PoolInstance<C>, nowMs: number): void {
+    assert(instance.phase === 'resuming', 'what is resumed was asked for')
+    this.resuming -= 1
+    this.#beginIdle(instance, nowMs)
+  }
+
+  #beginIdle(instance: PoolInstance<C>, nowMs: number): void {
+    instance.idleSinceMs = nowMs
+    instance.pauseFromMs = nowMs
+    this.#enterReady(instance)
+  }
+
+  #enterReady(instance: PoolInstance<C>): void {
     this.ready += 1
     instance.phase = 'ready'
-    instance.readyMs = nowMs
-    instance.idleSinceMs = nowMs
     this.#list(instance)
+  }
+
+  pause(instance: PoolInstance<C>): void {
+    assert(instance.phase === 'ready' && instance.running === 0, 'only idle instances are paused')
+    this.#unlist(instance)
+    this.ready -= 1
+    instance.phase = 'paused'
+    this.#paused.insert(instance)
+  }
+
+  /** Begins to resume the paused instance that was used last. */
+  resume(): PoolInstance<C> {
+    const instance = this.#paused.newest
+    assert(instance !== undefined, 'there is a paused instance to resume')
+    this.#paused.remove(instance)
+    this.resuming += 1
+    instance.phase = 'resuming'
+    return instance
+  }
+
+  /** The pause did not come about. It is idle for as long as it was, and is tried again later. */
+  undoPause(instance: PoolInstance<C>, nowMs: number): void {
+    if (instance.phase === 'paused') this.#paused.remove(instance)
+    else this.resuming -= 1
+    instance.pauseFromMs = nowMs + Math.max(0, pauseRetryMs - this.demand.pauseAfterMs)
+    this.#enterReady(instance)
+  }
+
+  /** The idle instances whose pause is due, and since this is known then, when the next one is. */
+  takeDueForPause(nowMs: number): PoolInstance<C>[] {
+    const found: PoolInstance<C>[] = []
+    this.pauseDueMs = Number.POSITIVE_INFINITY
+    for (let each = this.#idle.oldest; each !== undefined; each = each.newer) {
+      const dueMs = this.#pauseDueMsOf(each)
+      if (dueMs <= nowMs) found.push(each)
+      else this.pauseDueMs = Math.min(this.pauseDueMs, dueMs)
+    }
+    return found
+  }
+
+  #pauseDueMsOf({ canPause, pauseFromMs }: PoolInstance<C>): number {
+    return canPause ? pauseFromMs + this.demand.pauseAfterMs : Number.POSITIVE_INFINITY
   }
 
   /** Takes an instance out of use; its running calls go on. */
@@ -205,6 +294,8 @@ export class Fleet<C extends object> {
       this.ready -= 1
     }
     if (instance.phase === 'starting') this.starting -= 1
+    if (instance.phase === 'resuming') this.resuming -= 1
+    if (instance.phase === 'paused') this.#paused.remove(instance)
     instance.phase = 'doomed'
   }
 
@@ -216,8 +307,10 @@ export class Fleet<C extends object> {
   #list(instance: PoolInstance<C>): void {
     const { concurrency } = this.demand
     this.freeSlots += concurrency - instance.running
-    if (instance.running === 0) this.#idle.push(instance)
-    else if (instance.running < concurrency) {
+    if (instance.running === 0) {
+      this.#idle.insert(instance)
+      this.pauseDueMs = Math.min(this.pauseDueMs, this.#pauseDueMsOf(instance))
+    } else if (instance.running < concurrency) {
       const list = this.#partly[instance.running] ?? new InstanceList<C>()
       this.#partly[instance.running] = list
       list.push(instance)
@@ -245,6 +338,7 @@ export class Fleet<C extends object> {
       starting: this.starting,
       idle: this.idle,
       busy: this.busy,
+      paused: this.paused + this.resuming,
       doomed,
       running,
       isRetired: this.isRetired,
@@ -280,4 +374,12 @@ export class Fleet<C extends object> {
     this.waiting -= 1
     if (this.waiting === 0) this.pressedSinceMs = undefined
   }
+}
+
+function older<I extends { readonly idleSinceMs: number }>(
+  a: I | undefined,
+  b: I | undefined,
+): I | undefined {
+  if (a === undefined || b === undefined) return a ?? b
+  return b.idleSinceMs < a.idleSinceMs ? b : a
 }

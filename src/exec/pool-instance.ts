@@ -2,7 +2,7 @@
 import type { Fleet, InstanceId } from './fleet.ts'
 import type { CpuReading } from './spread.ts'
 
-export type InstancePhase = 'starting' | 'ready' | 'doomed'
+export type InstancePhase = 'starting' | 'ready' | 'paused' | 'resuming' | 'doomed'
 
 export class PoolInstance<C extends object> {
   readonly id: InstanceId
@@ -14,6 +14,9 @@ export class PoolInstance<C extends object> {
   running = 0
   readyMs = 0
   idleSinceMs = 0
+  canPause = false
+  /** Where the time begins after which it is paused while idle. */
+  pauseFromMs = 0
   /**
    * When a call last ended here, or the first began. While calls run, one of them is at least as
    * old as this, which is what scaling wants to know, without a record per call.
@@ -32,18 +35,34 @@ export class PoolInstance<C extends object> {
   }
 }
 
-/** A list through the instances themselves; `newest` is taken first, `oldest` times out first. */
+/**
+ * A list through the instances themselves, in the order in which they fell idle where that is what
+ * they are: `newest` is taken first, `oldest` times out first.
+ */
 export class InstanceList<C extends object> {
   newest: PoolInstance<C> | undefined
   oldest: PoolInstance<C> | undefined
   size = 0
 
   push(instance: PoolInstance<C>): void {
-    instance.newer = undefined
-    instance.older = this.newest
-    if (this.newest === undefined) this.oldest = instance
-    else this.newest.newer = instance
-    this.newest = instance
+    this.#putAfter(this.newest, instance)
+  }
+
+  /** Where it belongs by when it fell idle; nearly always that is the end. */
+  insert(instance: PoolInstance<C>): void {
+    let older = this.newest
+    while (older !== undefined && older.idleSinceMs > instance.idleSinceMs) older = older.older
+    this.#putAfter(older, instance)
+  }
+
+  #putAfter(older: PoolInstance<C> | undefined, instance: PoolInstance<C>): void {
+    const newer = older === undefined ? this.oldest : older.newer
+    instance.newer = newer
+    instance.older = older
+    if (newer === undefined) this.newest = instance
+    else newer.older = instance
+    if (older === undefined) this.oldest = instance
+    else older.newer = instance
     this.size += 1
   }
 

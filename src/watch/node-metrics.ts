@@ -52,7 +52,7 @@ const logRows: readonly Row<LogStats>[] = [
   ['fnd_log_followers', 'gauge', 'Clients that follow logs', logs => logs.followers],
 ]
 
-const instanceStates = ['wait', 'start', 'idle', 'busy'] as const
+const instanceStates = ['wait', 'start', 'idle', 'paused', 'busy'] as const
 
 export function registerNodeMetrics(registry: SeriesRegistry, sources: MetricSources): void {
   const { pool, raft, logs, dataFreeBytes } = sources
@@ -93,8 +93,6 @@ function registerPool(registry: SeriesRegistry, source: () => PoolStats): void {
   for (const state of instanceStates) {
     registerContainers(registry, state, source, counts => counts[state])
   }
-  // Idle instances are never frozen; Fn's dashboards ask for the series all the same.
-  registerContainers(registry, 'paused', source, () => 0)
 }
 
 function registerContainers(

@@ -22,6 +22,7 @@ const hello: Demand = {
   instancesMin: 0,
   instancesMax: 100,
   idleTimeoutMs: 30_000,
+  pauseAfterMs: Number.POSITIVE_INFINITY,
 }
 
 /** Effects in short: `start hello 1`, `stop hello 1 idle`, `assign a 1`, `fail a busy`. */
@@ -30,6 +31,7 @@ function said(pool: Pool<Call>): string[] {
     if (effect.do === 'start') return `start ${effect.key} ${effect.instance}`
     if (effect.do === 'stop') return `stop ${effect.key} ${effect.instance} ${effect.why}`
     if (effect.do === 'assign') return `assign ${effect.call.name} ${effect.instance}`
+    if (effect.do !== 'fail') return `${effect.do} ${effect.key} ${effect.instance}`
     return `fail ${effect.call.name} ${effect.code}${effect.detail ? `: ${effect.detail}` : ''}`
   })
 }
