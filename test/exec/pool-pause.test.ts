@@ -226,6 +226,22 @@ describe('resuming', () => {
     expect(said(pool)).toEqual(['resume 2'])
   })
 
+  test('a failed start is not the end of calls that wait for one that is being resumed', () => {
+    const pool = paused(1)
+    for (const name of ['a', 'b']) pool.acquire('box', call(name), 1001)
+    expect(said(pool)).toEqual(['resume 1', 'start 2'])
+    pool.failed(2, 'init-failed', undefined, 1002)
+    pool.resumed(1, 1003)
+    expect(said(pool)).toEqual(['assign a 1'])
+  })
+
+  test('one that is being resumed counts for instancesMin', () => {
+    const pool = paused(1, { instancesMin: 1 })
+    pool.acquire('box', call('a'), 1001)
+    pool.tick(1050)
+    expect(said(pool)).toEqual(['resume 1'])
+  })
+
   test('company for a computing instance is a paused one, if there is one', () => {
     const pool = warm(1, { concurrency: 9 })
     pool.define({ ...box, key: 'other', concurrency: 9, instancesMin: 2 }, 0)
