@@ -94,6 +94,7 @@ async function describeFn(parts: ReportParts, fnId: string): Promise<object> {
     starting: counts?.starting ?? 0,
     idle: counts?.idle ?? 0,
     busy: counts?.busy ?? 0,
+    paused: counts?.paused ?? 0,
     instances: runner.instancesOf(spec.key).map(({ id, pid, memoryBytes }) => ({
       id,
       pid,
@@ -122,7 +123,7 @@ function status({ config, store, runner, driver }: ReportParts): object {
     calls_waiting: waiting,
     calls_running: fns.reduce((sum, fn) => sum + fn.running, 0),
     instances_starting: starting,
-    instances: fns.reduce((sum, fn) => sum + fn.idle + fn.busy + fn.doomed, 0),
+    instances: fns.reduce((sum, fn) => sum + fn.idle + fn.busy + fn.paused + fn.doomed, 0),
   }
 }
 
@@ -194,6 +195,7 @@ function metricSources(parts: ReportParts): MetricSources {
           wait: 0,
           start: counts?.starting ?? 0,
           idle: counts?.idle ?? 0,
+          paused: counts?.paused ?? 0,
           busy: (counts?.busy ?? 0) + (counts?.doomed ?? 0),
         }
       })
@@ -211,9 +213,10 @@ function metricSources(parts: ReportParts): MetricSources {
           wait: 0,
           start: sum(fn => fn.start),
           idle: sum(fn => fn.idle),
+          paused: sum(fn => fn.paused),
           busy: sum(fn => fn.busy),
         },
-        fns: fns.filter(fn => fn.start + fn.idle + fn.busy > 0),
+        fns: fns.filter(fn => fn.start + fn.idle + fn.paused + fn.busy > 0),
       }
     },
     raft: () => {

@@ -63,7 +63,9 @@ const coreFiles = [
 const coreParts = [
   'src/store/rows.ts',
   'src/exec/fleet.ts',
+  'src/exec/pool-instance.ts',
   'src/exec/roster.ts',
+  'src/exec/spread.ts',
   'src/http/wire.ts',
   'src/http/headers.ts',
 ]

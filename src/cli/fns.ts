@@ -31,6 +31,7 @@ interface RunningFn extends WireFn {
   readonly concurrency: number
   readonly idle: number
   readonly busy: number
+  readonly paused: number
   /** Of functions from Docker images. */
   readonly image_status?: {
     readonly pinned: string | null
@@ -163,7 +164,7 @@ function describeFn(app: WireApp, fn: RunningFn): string {
     ['timeout', `${fn.timeout} s`],
     ['idle timeout', `${fn.idle_timeout} s`],
     ['concurrency', `${fn.concurrency} an instance`],
-    ['instances', `${fn.idle} idle, ${fn.busy} busy`],
+    ['instances', `${fn.idle} idle, ${fn.busy} busy, ${fn.paused} paused`],
     ['isolation', fn.isolation.level],
     ...missing.map(({ name, note }) => ['not enforced', `${name}: ${note}`] as const),
     ['invoke', endpointOf(fn, invokeEndpoint) ?? ''],

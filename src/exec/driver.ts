@@ -64,11 +64,18 @@ export interface Instance {
   readonly socketPath: string
   /** Settles when every process of the instance is gone. Never rejects. */
   readonly exited: Promise<Exit>
-  /** SIGTERM, then SIGKILL after `graceMs`; resolves when nothing of it is left. */
+  /** SIGTERM, then SIGKILL after `graceMs`; resolves when nothing of it is left. Also of a paused
+   * one. */
   stop(graceMs: number): Promise<void>
   /** Resident bytes of all its processes, or undefined where the host cannot tell. */
   memoryBytes(): number | undefined
-  /** Takes the processor from it while it is idle. Rejects with `FndError`; then it still runs. */
+  /** CPU time that its processes have used, in ms; undefined where the host cannot tell. */
+  cpuMs?(): number | undefined
+  /**
+   * Takes the processor from it while it is idle. Rejects with `FndError`; then it still runs.
+   * Instances with both this and `resume` are paused. Neither is called while the other is under
+   * way.
+   */
   pause?(): Promise<void>
   /** Rejects with `FndError` when it cannot be had back; then it is fit only to be stopped. */
   resume?(): Promise<void>

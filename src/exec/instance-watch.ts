@@ -42,6 +42,16 @@ export class InstanceWatch implements InstanceObserver {
         this.#output.close(instanceId)
         this.#log.warn({ ...about, reason: event.error.message }, 'instance did not start')
         return
+      case 'paused':
+      case 'resumed':
+        this.#log.debug(about, `instance ${event.kind}`)
+        return
+      case 'pause-failed':
+        this.#log.warn({ ...about, reason: event.error.message }, 'instance was not paused')
+        return
+      case 'resume-failed':
+        this.#log.warn({ ...about, reason: event.error.message }, 'instance was not resumed')
+        return
       case 'stopping':
         if (event.why === 'evicted') this.evictionsTotal += 1
         this.#log.debug({ ...about, why: event.why }, 'instance is told to stop')

@@ -13,6 +13,7 @@ import { type CallEnd, codeOf, verdictOf } from './call.ts'
 import { CallList } from './call-list.ts'
 import { refusalFrom } from './docker/refusal.ts'
 import type { Driver, FnSpec, Instance } from './driver.ts'
+import { canPause, Pauses } from './pauses.ts'
 import { type Effect, type InstanceId, Pool, type PoolLimits } from './pool.ts'
 
 /** What the runner tells of each call to whoever counts; on the invoke path, so nearly free. */
@@ -39,6 +40,10 @@ export type InstanceEvent = {
   | { readonly kind: 'starting' }
   | { readonly kind: 'ready'; readonly pid: number; readonly startMs: number }
   | { readonly kind: 'start-failed'; readonly error: FndError }
+  | { readonly kind: 'paused' }
+  | { readonly kind: 'pause-failed'; readonly error: FndError }
+  | { readonly kind: 'resumed' }
+  | { readonly kind: 'resume-failed'; readonly error: FndError }
   | { readonly kind: 'stopping'; readonly why: string }
   | { readonly kind: 'gone'; readonly reason: string }
 )
@@ -63,6 +68,8 @@ const sweepMs = 50
 const watchedFromMs = 100
 /** Sweeps between looks at the cores: ten ticks of the kernel's clock, and `settleMs`. */
 const coresEvery = 2
+/** Sweeps between looks at the CPU time of instances: twenty ticks of the kernel's clock. */
+const sharesEvery = 4
 /** An instance that is told to go gets this long before it is killed. */
 const stopGraceMs = 500
 /** A start waits this long at most: a container whose daemon hangs ends nobody knows when. */
@@ -79,6 +86,7 @@ export class Runner {
   readonly #instances = new Map<InstanceId, Running>()
   /** Calls that wait for a slot or hold one. */
   readonly #calls = new CallList()
+  readonly #pauses = new Pauses()
   /** Stops under way: a start waits a while for them, so that memory is not used twice. */
   readonly #stopping = new Set<Promise<void>>()
   readonly #sweep: ReturnType<typeof setInterval>
@@ -275,6 +283,12 @@ export class Runner {
       case 'stop':
         void this.#stop(effect.instance, effect.why)
         return
+      case 'pause':
+        void this.#pause(effect.instance)
+        return
+      case 'resume':
+        void this.#resume(effect.instance)
+        return
     }
   }
 
@@ -308,7 +322,7 @@ export class Runner {
       this.#event(running, { kind: 'ready', pid: started.pid, startMs: nowMs - running.startedMs })
       void this.#watch(running, started)
       if (running.starting.signal.aborted) void this.#stop(id, 'draining')
-      else this.#pool.ready(id, nowMs)
+      else this.#pool.ready(id, nowMs, canPause(started))
     }
     this.#carryOut()
   }
@@ -343,6 +357,7 @@ export class Runner {
     const exit = await instance.exited
     running.client?.close()
     this.#instances.delete(running.id)
+    this.#pauses.forget(running.id)
     const reason = exit.outOfMemory ? 'out of memory' : (exit.signal ?? `exit code ${exit.code}`)
     this.#event(running, { kind: 'gone', reason })
     this.#pool.gone(running.id, this.#now())
@@ -355,10 +370,42 @@ export class Runner {
     if (running === undefined) return
     this.#event(running, { kind: 'stopping', why })
     if (running.instance === null) return running.starting.abort()
-    const stop = running.instance.stop(stopGraceMs)
+    const stop = this.#stopInstance(id, running.instance)
     this.#stopping.add(stop)
     await stop
     this.#stopping.delete(stop)
+  }
+
+  async #stopInstance(id: InstanceId, instance: Instance): Promise<void> {
+    await this.#pauses.settled(id)
+    await instance.stop(stopGraceMs)
+  }
+
+  async #pause(id: InstanceId): Promise<void> {
+    const running = this.#instances.get(id)
+    // It may have ended since the pool decided; the pool has heard of that.
+    if (running === undefined || running.instance === null) return
+    const end = await this.#pauses.pause(id, running.instance)
+    if (!this.#instances.has(id)) return
+    if (!(end instanceof FndError)) return this.#event(running, { kind: 'paused' })
+    this.#event(running, { kind: 'pause-failed', error: end })
+    this.#pool.pauseFailed(id, this.#now())
+    this.#carryOut()
+  }
+
+  async #resume(id: InstanceId): Promise<void> {
+    const running = this.#instances.get(id)
+    if (running === undefined || running.instance === null) return
+    const end = await this.#pauses.resume(id, running.instance)
+    if (end === 'not-paused' || !this.#instances.has(id)) return
+    if (end === 'done') {
+      this.#event(running, { kind: 'resumed' })
+      this.#pool.resumed(id, this.#now())
+    } else {
+      this.#event(running, { kind: 'resume-failed', error: end })
+      this.#pool.resumeFailed(id, this.#now())
+    }
+    this.#carryOut()
   }
 
   #event(running: Running, event: DistributiveOmit<InstanceEvent, 'instanceId' | 'spec'>): void {
@@ -373,6 +420,7 @@ export class Runner {
     }
     this.#sweeps += 1
     if (this.#sweeps % coresEvery === 0) this.#pool.isSaturated = this.#options.isSaturated()
+    if (this.#sweeps % sharesEvery === 0) this.#measure(nowMs)
     this.#pool.tick(nowMs)
     this.#carryOut()
     for (const key of this.#retired) {
@@ -380,6 +428,14 @@ export class Runner {
       this.#retired.delete(key)
       this.#specs.delete(key)
     }
+  }
+
+  #measure(nowMs: number): void {
+    const cpuMsOf = new Map<InstanceId, number | undefined>()
+    for (const id of this.#pool.toMeasure()) {
+      cpuMsOf.set(id, this.#instances.get(id)?.instance?.cpuMs?.())
+    }
+    if (cpuMsOf.size > 0) this.#pool.observe(cpuMsOf, nowMs)
   }
 
   /** Only calls of some age are watched; shorter ones end before it would matter. */

@@ -90,7 +90,7 @@ const imageRows: readonly Row<ImageStats>[] = [
   ['fnd_image_pull_failures_total', 'counter', 'Pulls that failed', images => images.pullFailures],
 ]
 
-const instanceStates = ['wait', 'start', 'idle', 'busy'] as const
+const instanceStates = ['wait', 'start', 'idle', 'paused', 'busy'] as const
 
 export function registerNodeMetrics(registry: SeriesRegistry, sources: MetricSources): void {
   const { pool, raft, logs, syslog, images, dataFreeBytes } = sources
@@ -133,8 +133,6 @@ function registerPool(registry: SeriesRegistry, source: () => PoolStats): void {
   for (const state of instanceStates) {
     registerContainers(registry, state, source, counts => counts[state])
   }
-  // Idle instances are never frozen; Fn's dashboards ask for the series all the same.
-  registerContainers(registry, 'paused', source, () => 0)
 }
 
 function registerContainers(

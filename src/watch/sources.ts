@@ -5,6 +5,7 @@ export interface InstanceCounts {
   readonly wait: number
   readonly start: number
   readonly idle: number
+  readonly paused: number
   readonly busy: number
 }
 

@@ -22,6 +22,7 @@ const hello: Demand = {
   instancesMin: 0,
   instancesMax: 100,
   idleTimeoutMs: 30_000,
+  pauseAfterMs: Number.POSITIVE_INFINITY,
 }
 
 /** Effects in short: `start hello 1`, `stop hello 1 idle`, `assign a 1`, `fail a busy`. */
@@ -30,8 +31,14 @@ function said(pool: Pool<Call>): string[] {
     if (effect.do === 'start') return `start ${effect.key} ${effect.instance}`
     if (effect.do === 'stop') return `stop ${effect.key} ${effect.instance} ${effect.why}`
     if (effect.do === 'assign') return `assign ${effect.call.name} ${effect.instance}`
+    if (effect.do !== 'fail') return `${effect.do} ${effect.key} ${effect.instance}`
     return `fail ${effect.call.name} ${effect.code}${effect.detail ? `: ${effect.detail}` : ''}`
   })
+}
+
+/** CPU time of the instances 1, 2 and so on, in ms. */
+function observe(pool: Pool<Call>, nowMs: number, cpuMs: readonly (number | undefined)[]): void {
+  pool.observe(new Map(cpuMs.map((each, index) => [index + 1, each])), nowMs)
 }
 
 function poolOf(demands: readonly Demand[], changes: Partial<PoolLimits> = {}): Pool<Call> {
@@ -69,13 +76,27 @@ describe('placing', () => {
     expect([take(), take()]).toEqual([1, 3])
   })
 
-  test('several per instance: one busy instance per core, then the least loaded of those', () => {
-    const pool = warm({ ...hello, concurrency: 3 }, 4)
-    const placed = Array.from({ length: 8 }, () => pool.acquire('hello', call('x'), 10))
-    expect(placed).toEqual([4, 3, 3, 4, 4, 3, 2, 2])
-    pool.release(4, 1, 'keep', 11)
-    pool.release(4, 1, 'keep', 11)
-    expect(pool.acquire('hello', call('x'), 12)).toBe(4)
+  test('several per instance: packed, and overflow goes to an idle one', () => {
+    const pool = warm({ ...hello, concurrency: 3 }, 3)
+    const take = () => pool.acquire('hello', call('x'), 10)
+    expect([take(), take(), take(), take(), take()]).toEqual([3, 3, 3, 2, 2])
+    // Of two busy ones, where one would do, the more loaded takes the call.
+    pool.release(3, 1, 'keep', 11)
+    pool.release(3, 1, 'keep', 11)
+    expect([take(), take(), take()]).toEqual([2, 3, 3])
+  })
+
+  test('several per instance: those that fill cores spread, and then the least loaded', () => {
+    const pool = warm({ ...hello, concurrency: 5 }, 3)
+    const take = () => pool.acquire('hello', call('x'), 10)
+    expect([take(), take()]).toEqual([3, 3])
+    expect(pool.toMeasure()).toEqual([1, 2, 3])
+    for (let look = 0; look <= 3; look += 1) observe(pool, look * 200, [0, 0, look * 180])
+    expect(said(pool)).toEqual([])
+    expect([take(), take(), take(), take(), take()]).toEqual([2, 2, 2, 3, 3])
+    // All in all they fill half a core: one is enough.
+    for (let look = 4; look <= 7; look += 1) observe(pool, look * 200, [0, look * 50, 0])
+    expect([take(), take()]).toEqual([3, 2])
   })
 
   test('waiting calls get slots in the order in which they came', () => {
@@ -98,6 +119,74 @@ describe('placing', () => {
     const pool = warm(hello, 1)
     expect(pool.takeEffects()).toBe(pool.takeEffects())
     expect(Object.isFrozen(pool.takeEffects())).toBe(true)
+  })
+})
+
+describe('company for an instance that computes all the time', () => {
+  /** Instance 1 with running calls, none of which waits. */
+  function computing(calls: number, changes: Partial<Demand> = {}): Pool<Call> {
+    const pool = poolOf([{ ...hello, concurrency: 100, ...changes }])
+    pool.acquire('hello', call('first'), 0)
+    pool.ready(1, 0)
+    for (let count = 1; count < calls; count += 1) pool.acquire('hello', call('x'), 0)
+    pool.takeEffects()
+    return pool
+  }
+  function look(pool: Pool<Call>, share: number, times = 4): string[] {
+    for (let n = 0; n < times; n += 1) observe(pool, n * 200, [n * 200 * share])
+    return said(pool)
+  }
+
+  test('comes after three looks, once', () => {
+    const pool = computing(20)
+    expect(look(pool, 0.95, 3)).toEqual([])
+    observe(pool, 600, [570])
+    expect(said(pool)).toEqual(['start hello 2'])
+    observe(pool, 800, [760])
+    expect(said(pool)).toEqual([])
+  })
+
+  test('not for one that has time left, nor for one that works for a single caller', () => {
+    expect(look(computing(20), 0.5, 20)).toEqual([])
+    const single = computing(1)
+    expect(single.toMeasure()).toEqual([])
+    expect(look(single, 1, 20)).toEqual([])
+  })
+
+  test('not where nothing more could run, nor beyond instancesMax, nor when it closes', () => {
+    const saturated = computing(20)
+    saturated.isSaturated = true
+    expect(look(saturated, 1)).toEqual([])
+    expect(look(computing(20, { instancesMax: 1 }), 1)).toEqual([])
+    const retired = computing(20)
+    retired.retire('hello', 0)
+    expect(look(retired, 1)).toEqual([])
+  })
+
+  test('where CPU time cannot be read, as if it computed', () => {
+    const pool = computing(20)
+    observe(pool, 0, [undefined])
+    expect(said(pool)).toEqual(['start hello 2'])
+  })
+
+  test('functions of one call at a time are not measured', () => {
+    const pool = poolOf([hello])
+    for (const name of ['a', 'b']) pool.acquire('hello', call(name), 0)
+    for (const id of [1, 2]) pool.ready(id, 0)
+    expect(pool.toMeasure()).toEqual([])
+  })
+
+  test('of very many functions, each gets its turn', () => {
+    const keys = Array.from({ length: 80 }, (_, n) => `f${n}`)
+    const pool = poolOf(
+      keys.map(key => ({ ...hello, key, concurrency: 9, memoryMb: 1 })),
+      { startsMax: 100 },
+    )
+    for (const key of [...keys, ...keys]) pool.acquire(key, call(key), 0)
+    for (let id = 1; id <= 80; id += 1) pool.ready(id, 0)
+    const looks = [pool.toMeasure(), pool.toMeasure(), pool.toMeasure()]
+    expect(Math.max(...looks.map(ids => ids.length))).toBeLessThan(40)
+    expect(new Set(looks.flat()).size).toBe(80)
   })
 })
 
@@ -280,7 +369,7 @@ describe('the end of instances', () => {
     pool.takeEffects()
     pool.release(1, 30, 'unfit', 55)
     pool.release(1, 30, 'keep', 56)
-    expect(said(pool)).toEqual(['stop hello 1 unfit'])
+    expect(said(pool)).toEqual(['start hello 2', 'stop hello 1 unfit'])
     pool.ready(2, 80)
     expect(said(pool)).toEqual(['assign c 2'])
   })

@@ -28,7 +28,7 @@ import {
 } from './rendezvous-dir.ts'
 import { refusedStart, untilSocket } from './start.ts'
 import { startColdStdio, startHotStdio } from './stdio-instance.ts'
-import { containerMemoryBytes } from './usage.ts'
+import { containerCpuMs, containerMemoryBytes } from './usage.ts'
 import { Workshop } from './workshop.ts'
 
 /** What the driver needs of images. */
@@ -220,6 +220,7 @@ function instanceOf(id: string, container: Container, socketPath: string): Insta
     exited: container.gone,
     stop: graceMs => container.stop(graceMs),
     memoryBytes: () => containerMemoryBytes(container.pid),
+    cpuMs: () => containerCpuMs(container.pid),
     pause: () => container.pause(),
     resume: () => container.resume(),
   }
