@@ -44,6 +44,8 @@ export class PoolInstance<C extends object> {
   readonly startedMs: number
   /** `doomed` takes no further call and is stopped when its last one ends. */
   phase: InstancePhase = 'starting'
+  /** Its start waits for what has to be fetched first. */
+  isFetching = false
   running = 0
   readyMs = 0
   idleSinceMs = 0
@@ -113,6 +115,8 @@ export class Fleet<C extends object> {
   isRetired = false
   starting = 0
   ready = 0
+  /** Of those that start: how many wait for what has to be fetched first. */
+  fetching = 0
   freeSlots = 0
   /** Memory of idle instances that may be evicted, as the pool last added it to its sum. */
   evictableMb = 0

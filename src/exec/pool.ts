@@ -170,6 +170,7 @@ export class Pool<C extends object> {
     const instance = this.#roster.find(id)
     if (instance === undefined) return
     const { fleet } = instance
+    this.#roster.setFetching(instance, false)
     fleet.startTime.add(nowMs - instance.startedMs)
     fleet.markReady(instance, nowMs)
     this.#roster.starting -= 1
@@ -182,6 +183,17 @@ export class Pool<C extends object> {
     this.#roster.noteEvictable(fleet)
     if (fleet.waiting === 0 && this.#roster.isClosing(fleet)) this.#roster.dismiss(fleet)
     this.#afterChange(fleet, nowMs)
+  }
+
+  /**
+   * A start waits for something to be fetched, or does so no more. That takes nothing of this
+   * machine that other starts need; but no further start of its function begins, to wait as well.
+   */
+  fetching(id: InstanceId, isFetching: boolean, nowMs: number): void {
+    const instance = this.#roster.find(id)
+    if (instance?.phase !== 'starting') return
+    this.#roster.setFetching(instance, isFetching)
+    this.#afterChange(instance.fleet, nowMs)
   }
 
   /** A start failed, and nothing of it is left. */
@@ -326,7 +338,7 @@ export class Pool<C extends object> {
     if (!wantsStart(this.#pressure(fleet, nowMs, oldestMs))) return false
     if (fleet.instances.size >= fleet.demand.instancesMax) return false
     if (fleet.isRetired && fleet.usable > 0) return false
-    if (nowMs < fleet.backoffUntilMs) return false
+    if (nowMs < fleet.backoffUntilMs || fleet.fetching > 0) return false
     if (this.#roster.starting >= this.#limits.startsMax || !this.#roster.makeRoom(fleet)) {
       this.#block(fleet)
       return false
@@ -402,7 +414,7 @@ export class Pool<C extends object> {
     const min = this.#roster.instancesMin(fleet)
     const dueMs = Math.max(fleet.backoffUntilMs, fleet.restartAtMs)
     while (fleet.usable < min && fleet.instances.size < demand.instancesMax && nowMs >= dueMs) {
-      if (this.#roster.starting >= this.#limits.startsMax) break
+      if (this.#roster.starting >= this.#limits.startsMax || fleet.fetching > 0) break
       if (demand.memoryMb > this.#roster.freeMb) break
       this.#roster.start(fleet, nowMs)
     }

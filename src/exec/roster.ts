@@ -34,6 +34,7 @@ export class Roster<C extends object> {
   memoryMb = 0
   /** The part of it that eviction could free. */
   evictableMb = 0
+  /** Starts that count against their limit: those that fetch do not. */
   starting = 0
   isDraining = false
   /** Not later than the next idle timeout; may be earlier. */
@@ -71,6 +72,13 @@ export class Roster<C extends object> {
     this.effects.push({ do: 'start', instance: instance.id, key: fleet.demand.key })
   }
 
+  setFetching(instance: PoolInstance<C>, isFetching: boolean): void {
+    if (instance.isFetching === isFetching) return
+    instance.isFetching = isFetching
+    instance.fleet.fetching += isFetching ? 1 : -1
+    this.starting += isFetching ? -1 : 1
+  }
+
   stop(instance: PoolInstance<C>, why: StopReason): void {
     assert(instance.running === 0, 'an instance is stopped when its calls are done')
     this.remove(instance)
@@ -80,6 +88,7 @@ export class Roster<C extends object> {
 
   remove(instance: PoolInstance<C>): void {
     const { fleet } = instance
+    this.setFetching(instance, false)
     if (instance.phase === 'starting') this.starting -= 1
     fleet.remove(instance)
     this.#instances.delete(instance.id)
