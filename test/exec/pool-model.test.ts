@@ -19,6 +19,8 @@ interface ModelInstance {
   calls: Call[]
   /** Order in which instances fell idle; the highest was used last. */
   idleOrder: number
+  /** Waits for a download; a start that ever did may be one more than may begin. */
+  fetching: 'never' | 'now' | 'over'
 }
 
 const limits: PoolLimits = {
@@ -167,6 +169,12 @@ class World {
     this.settle()
   }
 
+  fetch(instance: ModelInstance): void {
+    instance.fetching = instance.fetching === 'now' ? 'over' : 'now'
+    this.pool.fetching(instance.id, instance.fetching === 'now', this.nowMs)
+    this.settle()
+  }
+
   lose(instance: ModelInstance, isFailure: boolean): void {
     this.instances.delete(instance.id)
     this.past.push(instance.id)
@@ -216,7 +224,14 @@ class World {
     for (const effect of this.pool.takeEffects()) {
       if (effect.do === 'start') {
         const { key, instance: id } = effect
-        this.instances.set(id, { id, key, state: 'starting', calls: [], idleOrder: 0 })
+        this.instances.set(id, {
+          id,
+          key,
+          state: 'starting',
+          calls: [],
+          idleOrder: 0,
+          fetching: 'never',
+        })
         this.checkMemory()
       } else if (effect.do === 'stop') {
         const instance = this.instances.get(effect.instance)
@@ -248,7 +263,10 @@ class World {
   check(): void {
     this.checkMemory()
     const starting = [...this.instances.values()].filter(each => each.state === 'starting')
-    expect(starting.length).toBeLessThanOrEqual(limits.startsMax)
+    const inTurn = starting.filter(each => each.fetching === 'never')
+    expect(inTurn.length).toBeLessThanOrEqual(limits.startsMax)
+    const isFetching = (each: ModelInstance) => each.fetching === 'now'
+    expect(this.pool.stats().starting).toBe(starting.filter(each => !isFetching(each)).length)
     for (const { key, instancesMax } of demands) {
       const instances = this.of(key)
       expect(instances.length).toBeLessThanOrEqual(instancesMax)
@@ -261,7 +279,8 @@ class World {
       expect(this.pool.has(key)).toBe(false)
     }
     this.checkStats()
-    for (const { key } of demands) this.checkProgress(key, starting.length)
+    for (const { key } of demands)
+      this.checkProgress(key, starting.filter(each => !isFetching(each)).length)
   }
 
   /** Waiting calls of a function without any instance get one as soon as that is possible. */
@@ -306,6 +325,7 @@ class World {
     else if (step.what === 'define') this.define(step.key)
     else if (step.what === 'ready' && starting) this.ready(starting)
     else if (step.what === 'failed' && starting) this.lose(starting, true)
+    else if (step.what === 'fetch' && starting) this.fetch(starting)
     else if (step.what === 'keep' && running) this.release(running, step.pick, 'keep')
     else if (step.what === 'unfit' && running) this.release(running, step.pick, 'unfit')
     else if (step.what === 'gone' && all.length > 0) {
@@ -345,7 +365,7 @@ class World {
 
 type What =
   | ('acquire' | 'keep' | 'unfit' | 'ready' | 'failed' | 'gone')
-  | ('tick' | 'cancel' | 'retire' | 'define' | 'late' | 'drain')
+  | ('fetch' | 'tick' | 'cancel' | 'retire' | 'define' | 'late' | 'drain')
 interface Step {
   readonly what: What
   readonly key: string
@@ -358,7 +378,7 @@ const step: fc.Arbitrary<Step> = fc.record({
     { weight: 12, arbitrary: fc.constant<What>('acquire') },
     { weight: 8, arbitrary: fc.constantFrom<What>('keep') },
     { weight: 6, arbitrary: fc.constant<What>('ready') },
-    { weight: 4, arbitrary: fc.constantFrom<What>('tick', 'unfit') },
+    { weight: 4, arbitrary: fc.constantFrom<What>('tick', 'unfit', 'fetch') },
     {
       weight: 5,
       arbitrary: fc.constantFrom<What>(
