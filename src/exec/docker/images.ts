@@ -68,7 +68,8 @@ export interface ImageStats {
 interface PullEnd {
   /** All that the daemon had before. */
   readonly idsBefore: ReadonlySet<string>
-  readonly isPulled: boolean
+  isPulled: boolean
+  isOver: boolean
 }
 
 interface Wanted {
@@ -95,8 +96,8 @@ export class Images {
   readonly #pulledMs = new Map<string, number>()
   /** Function → the image that it started with last. */
   readonly #ids = new Map<string, string>()
-  /** Pulls whose end could not be looked at. */
-  readonly #unsettled = new Map<PendingPull, PullEnd>()
+  /** Pulls under way, and those whose end could not be looked at. */
+  readonly #ends = new Map<PendingPull, PullEnd>()
   #opening: Promise<void> | undefined
   #isLoaded = false
   /** Ids of images that instances run. The daemon refuses to remove those as well. */
@@ -207,7 +208,7 @@ export class Images {
   async #ensure(spec: ImageSpec): Promise<FoundImage> {
     const wanted = wantedOf(spec)
     await this.#open()
-    for (const [pending, end] of this.#unsettled) await this.#settle(pending, end)
+    for (const [pending, end] of this.#ends) if (end.isOver) await this.#settle(pending, end)
     const { name, pin, reference } = wanted
     const found = await this.#find(wanted)
     const grant = this.#auth.grantOf(spec.appId, reference.domain)
@@ -215,7 +216,7 @@ export class Images {
     const verdict = decide({
       policy: spec.pull,
       isPresent: found !== undefined,
-      isAllowed: found === undefined || this.#records.isAllowed(found.id, grant),
+      isAllowed: found === undefined || this.#isAllowed(found.id, grant),
       isImmutable: pin !== undefined,
       isFresh: (this.#pulledMs.get(keyOf(name, grant)) ?? Number.NEGATIVE_INFINITY) > freshFromMs,
     })
@@ -224,7 +225,7 @@ export class Images {
     const auth = await this.#auth.authOf(spec.appId, reference.domain)
     await this.#pull(wanted, spec, auth)
     const pulled = await this.#find(wanted)
-    if (pulled !== undefined && this.#records.isAllowed(pulled.id, auth.grant)) return pulled
+    if (pulled !== undefined && this.#isAllowed(pulled.id, auth.grant)) return pulled
     // Pulled, and moved or removed by somebody before it could be looked at.
     const detail = `'${spec.image}': it is not in the daemon after its pull; try again`
     throw new FndError('pull-failed', { detail })
@@ -255,14 +256,25 @@ export class Images {
     const idsBefore = await imageIds(engine)
     const pending: PendingPull = { name, grant, before: before?.id ?? null }
     this.#records.begin(pending)
-    let isPulled = false
+    const end: PullEnd = { idsBefore, isPulled: false, isOver: false }
+    this.#ends.set(pending, end)
     try {
       await pull()
-      isPulled = true
+      end.isPulled = true
     } finally {
-      await this.#conclude(pending, { idsBefore, isPulled })
+      end.isOver = true
+      await this.#conclude(pending, end)
     }
     void this.#removal.collect()
+  }
+
+  #isAllowed(id: string, grant: string | undefined): boolean {
+    if (!this.#records.isAllowed(id, grant)) return false
+    if (this.#records.all.has(id)) return true
+    // A pull may have brought it just now, and not have noted it yet.
+    const mayBring = ([pull, { idsBefore }]: [PendingPull, PullEnd]) =>
+      pull.grant !== null && pull.grant !== grant && !idsBefore.has(id)
+    return ![...this.#ends].some(mayBring)
   }
 
   async #conclude(pending: PendingPull, end: PullEnd): Promise<void> {
@@ -271,7 +283,6 @@ export class Images {
     } catch (cause) {
       // Without the daemon nothing can be started; before the next start it is looked at again.
       if (!(cause instanceof FndError)) throw cause
-      this.#unsettled.set(pending, end)
     }
   }
 
@@ -286,7 +297,7 @@ export class Images {
     const nowMs = this.#options.clock.nowMs()
     const pulled = found !== undefined && isOurs ? { ...found, name, grant, nowMs } : undefined
     this.#records.end(pending, pulled)
-    this.#unsettled.delete(pending)
+    this.#ends.delete(pending)
   }
 
   /** Once: what an earlier process left, and the operator's archive. */
@@ -300,7 +311,7 @@ export class Images {
 
   async #openOnce(): Promise<void> {
     for (const pending of this.#records.pending) {
-      await this.#settle(pending, { idsBefore: new Set(), isPulled: false })
+      await this.#settle(pending, { idsBefore: new Set(), isPulled: false, isOver: true })
     }
     const { loadFile } = this.#options.config
     if (loadFile === '' || this.#isLoaded) return
