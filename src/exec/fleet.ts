@@ -70,6 +70,8 @@ export class Fleet<C extends object> {
   starting = 0
   ready = 0
   resuming = 0
+  /** Of those that start: how many wait for what has to be fetched first. */
+  fetching = 0
   freeSlots = 0
   /** Memory of idle instances that may be evicted, as the pool last added it to its sum. */
   evictableMb = 0

@@ -1,7 +1,7 @@
 /** Hears of every instance: its output finds its call, its life is counted and logged. */
 import type { Logger } from '../log.ts'
+import type { InstanceEvent, InstanceObserver } from './observers.ts'
 import type { CallOutput } from './output.ts'
-import type { InstanceEvent, InstanceObserver } from './runner.ts'
 import type { SyslogSender } from './syslog.ts'
 
 export class InstanceWatch implements InstanceObserver {

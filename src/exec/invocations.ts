@@ -9,7 +9,8 @@ import type { FnMetrics } from '../watch/fn-metrics.ts'
 import type { ActiveCall, CallAsker } from './active-call.ts'
 import { type CallEnd, codeOf } from './call.ts'
 import type { FnSpec } from './driver.ts'
-import type { CallObserver, Runner } from './runner.ts'
+import type { CallObserver } from './observers.ts'
+import type { Runner } from './runner.ts'
 
 interface Target {
   readonly route: FnRoute

@@ -11,6 +11,8 @@ export class PoolInstance<C extends object> {
   readonly startedMs: number
   /** `doomed` takes no further call and is stopped when its last one ends. */
   phase: InstancePhase = 'starting'
+  /** Its start waits for what has to be fetched first. */
+  isFetching = false
   running = 0
   readyMs = 0
   idleSinceMs = 0

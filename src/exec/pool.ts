@@ -10,9 +10,9 @@
  * them. What is reported of an instance after its stop is ignored, because the two can cross.
  */
 import { assert, type ErrorCode } from '../errors.ts'
-import { type Demand, Fleet, type FnStats, type InstanceId, Waiter } from './fleet.ts'
+import { type Demand, Fleet, type InstanceId, Waiter } from './fleet.ts'
 import type { PoolInstance } from './pool-instance.ts'
-import { type Effect, Roster } from './roster.ts'
+import { type Effect, Roster, type RosterStats } from './roster.ts'
 import type { Pressure } from './scale.ts'
 import { backoffMs, backoffMsMax, expectedWaitMs, startMsDefault, wantsStart } from './scale.ts'
 
@@ -31,16 +31,6 @@ export interface PoolLimits {
 
 /** `waiting`: an `assign` or `fail` effect for the call follows, perhaps already with this turn. */
 export type Placement = InstanceId | 'waiting' | 'busy' | 'too-large'
-
-export interface PoolStats {
-  readonly memoryMbUsed: number
-  readonly memoryMbAvailable: number
-  /** The part of what is used that eviction could free. */
-  readonly memoryMbEvictable: number
-  readonly waiting: number
-  readonly starting: number
-  readonly fns: readonly FnStats[]
-}
 
 /** While calls wait, scaling and their deadlines are looked at this often; about two starts of a
  * process, so that a growing backlog is met as fast as instances can come. */
@@ -177,6 +167,7 @@ export class Pool<C extends object> {
     if (instance === undefined) return
     const { fleet } = instance
     instance.canPause = canPause
+    this.#roster.setFetching(instance, false)
     fleet.startTime.add(nowMs - instance.startedMs)
     fleet.markReady(instance, nowMs)
     this.#roster.starting -= 1
@@ -220,6 +211,17 @@ export class Pool<C extends object> {
     this.#roster.noteEvictable(fleet)
     if (fleet.waiting === 0 && this.#roster.isClosing(fleet)) this.#roster.dismiss(fleet)
     this.#afterChange(fleet, nowMs)
+  }
+
+  /**
+   * A start waits for something to be fetched, or does so no more. That takes nothing of this
+   * machine that other starts need; but no further start of its function begins, to wait as well.
+   */
+  fetching(id: InstanceId, isFetching: boolean, nowMs: number): void {
+    const instance = this.#roster.find(id)
+    if (instance?.phase !== 'starting') return
+    this.#roster.setFetching(instance, isFetching)
+    this.#afterChange(instance.fleet, nowMs)
   }
 
   /** A start failed, and nothing of it is left. */
@@ -324,15 +326,8 @@ export class Pool<C extends object> {
     return effects
   }
 
-  stats(): PoolStats {
-    return {
-      memoryMbUsed: this.#roster.memoryMb,
-      memoryMbAvailable: this.#roster.freeMb,
-      memoryMbEvictable: this.#roster.evictableMb,
-      waiting: this.#waiters.size,
-      starting: this.#roster.starting,
-      fns: Array.from(this.#roster.fleets.values(), fleet => fleet.stats()),
-    }
+  stats(): RosterStats & { readonly waiting: number } {
+    return { ...this.#roster.stats(), waiting: this.#waiters.size }
   }
 
   #assign(waiter: Waiter<C>, instance: PoolInstance<C>, nowMs: number): void {
@@ -398,7 +393,7 @@ export class Pool<C extends object> {
     }
     if (fleet.instances.size >= fleet.demand.instancesMax) return false
     if (fleet.isRetired && fleet.usable > 0) return false
-    if (nowMs < fleet.backoffUntilMs) return false
+    if (nowMs < fleet.backoffUntilMs || fleet.fetching > 0) return false
     if (this.#roster.starting >= this.#limits.startsMax || !this.#roster.makeRoom(fleet)) {
       if (fleet.waiting > 0) this.#block(fleet)
       return false
@@ -478,7 +473,7 @@ export class Pool<C extends object> {
       fleet.instances.size < demand.instancesMax &&
       nowMs >= dueMs
     ) {
-      if (this.#roster.starting >= this.#limits.startsMax) break
+      if (this.#roster.starting >= this.#limits.startsMax || fleet.fetching > 0) break
       if (demand.memoryMb > this.#roster.freeMb) break
       this.#roster.start(fleet, nowMs)
     }

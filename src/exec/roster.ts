@@ -4,7 +4,7 @@
  */
 import { assert, type ErrorCode } from '../errors.ts'
 import { chooseVictims } from './eviction.ts'
-import type { Fleet, InstanceId } from './fleet.ts'
+import type { Fleet, FnStats, InstanceId } from './fleet.ts'
 import { PoolInstance } from './pool-instance.ts'
 import { shareBetween } from './spread.ts'
 
@@ -35,6 +35,16 @@ export type Effect<C> =
 /** Instances whose CPU time is read with one look, or a few more. */
 const measuredMax = 32
 
+export interface RosterStats {
+  readonly memoryMbUsed: number
+  readonly memoryMbAvailable: number
+  /** The part of what is used that eviction could free. */
+  readonly memoryMbEvictable: number
+  /** Starts that take their turn; those that fetch do not. */
+  readonly starting: number
+  readonly fns: readonly FnStats[]
+}
+
 export class Roster<C extends object> {
   readonly fleets = new Map<string, Fleet<C>>()
   readonly memoryMbMax: number
@@ -43,6 +53,7 @@ export class Roster<C extends object> {
   memoryMb = 0
   /** The part of it that eviction could free. */
   evictableMb = 0
+  /** Starts that count against their limit: those that fetch do not. */
   starting = 0
   isDraining = false
   /** Not later than the next idle timeout or pause; may be earlier. */
@@ -60,6 +71,16 @@ export class Roster<C extends object> {
   find(id: InstanceId): PoolInstance<C> | undefined {
     assert(id >= 1 && id <= this.#lastId, 'the pool named every instance')
     return this.#instances.get(id)
+  }
+
+  stats(): RosterStats {
+    return {
+      memoryMbUsed: this.memoryMb,
+      memoryMbAvailable: this.freeMb,
+      memoryMbEvictable: this.evictableMb,
+      starting: this.starting,
+      fns: Array.from(this.fleets.values(), fleet => fleet.stats()),
+    }
   }
 
   isClosing(fleet: Fleet<C>): boolean {
@@ -80,6 +101,13 @@ export class Roster<C extends object> {
     this.starting += 1
     assert(this.memoryMb <= this.memoryMbMax, 'the memory of all instances fits the node')
     this.effects.push({ do: 'start', instance: instance.id, key: fleet.demand.key })
+  }
+
+  setFetching(instance: PoolInstance<C>, isFetching: boolean): void {
+    if (instance.isFetching === isFetching) return
+    instance.isFetching = isFetching
+    instance.fleet.fetching += isFetching ? 1 : -1
+    this.starting += isFetching ? -1 : 1
   }
 
   stop(instance: PoolInstance<C>, why: StopReason): void {
@@ -105,6 +133,7 @@ export class Roster<C extends object> {
 
   remove(instance: PoolInstance<C>): void {
     const { fleet } = instance
+    this.setFetching(instance, false)
     if (instance.phase === 'starting') this.starting -= 1
     fleet.remove(instance)
     this.#instances.delete(instance.id)

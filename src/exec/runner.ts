@@ -13,40 +13,9 @@ import { type CallEnd, codeOf, verdictOf } from './call.ts'
 import { CallList } from './call-list.ts'
 import { refusalFrom } from './docker/refusal.ts'
 import type { Driver, FnSpec, Instance } from './driver.ts'
+import type { CallObserver, InstanceEvent, InstanceObserver } from './observers.ts'
 import { canPause, Pauses } from './pauses.ts'
 import { type Effect, type InstanceId, Pool, type PoolLimits } from './pool.ts'
-
-/** What the runner tells of each call to whoever counts; on the invoke path, so nearly free. */
-export interface CallObserver {
-  queued(spec: FnSpec): void
-  placed(call: ActiveCall): void
-  /** The call never got a slot. */
-  refused(call: ActiveCall, code: ErrorCode): void
-  /** The call gave its slot back; its answer may have begun long before. */
-  released(call: ActiveCall, end: CallEnd): void
-}
-
-/** Who listens to instances: their output belongs to the call that is between begin and end. */
-export interface InstanceObserver {
-  begin(instanceId: string, fnId: string, callId: string): void
-  end(instanceId: string, callId: string): void
-  event(event: InstanceEvent): void
-}
-
-export type InstanceEvent = {
-  readonly instanceId: string
-  readonly spec: FnSpec
-} & (
-  | { readonly kind: 'starting' }
-  | { readonly kind: 'ready'; readonly pid: number; readonly startMs: number }
-  | { readonly kind: 'start-failed'; readonly error: FndError }
-  | { readonly kind: 'paused' }
-  | { readonly kind: 'pause-failed'; readonly error: FndError }
-  | { readonly kind: 'resumed' }
-  | { readonly kind: 'resume-failed'; readonly error: FndError }
-  | { readonly kind: 'stopping'; readonly why: string }
-  | { readonly kind: 'gone'; readonly reason: string }
-)
 
 export interface RunnerOptions {
   readonly clock: Clock
@@ -74,6 +43,8 @@ const sharesEvery = 4
 const stopGraceMs = 500
 /** A start waits this long at most: a container whose daemon hangs ends nobody knows when. */
 const stopsWaitMs = 2000
+/** What a start needs is fetched if it is not there after this time. */
+const fetchingFromMs = 250
 /** How long to wait for the reason of an instance's death before its callers are answered. */
 const deathReasonMs = 250
 
@@ -327,6 +298,26 @@ export class Runner {
     this.#carryOut()
   }
 
+  /** An image may take minutes to come; others need not wait their turn behind it. */
+  async #prepare({ id, spec }: Running, driver: Driver): Promise<void> {
+    const fetching = (isFetching: boolean) => {
+      this.#pool.fetching(id, isFetching, this.#now())
+      this.#carryOut()
+    }
+    let isLong = false
+    const timer = setTimeout(() => {
+      isLong = true
+      fetching(true)
+    }, fetchingFromMs)
+    try {
+      await driver.prepare(spec)
+    } finally {
+      clearTimeout(timer)
+    }
+    // When it failed the pool hears of that alone, lest it starts one more in between.
+    if (isLong) fetching(false)
+  }
+
   /** Why a call waited in vain, where it was not for want of room. */
   #awaited(spec: FnSpec): string | undefined {
     return this.#options.drivers.find(candidate => candidate.takes(spec.image))?.awaited?.(spec)
@@ -344,7 +335,7 @@ export class Runner {
       if (this.#stopping.size > 0) {
         await Promise.race([Promise.all(this.#stopping), Bun.sleep(stopsWaitMs)])
       }
-      await driver.prepare(spec)
+      await this.#prepare(running, driver)
       return await driver.start(spec, name, starting.signal)
     } catch (cause) {
       if (cause instanceof FndError) return cause

@@ -200,18 +200,24 @@ describe('a call', () => {
   })
 })
 
-test('a call that waits in vain for an image is told how far that is', async () => {
+test('a hung registry holds up its own function only, whose calls are told of it', async () => {
   await node.stop()
-  await start({ FND_WAIT_TIMEOUT: '1s' })
+  await start({ FND_WAIT_TIMEOUT: '10s', FND_MAX_STARTS: '1' })
   await cli(['apps', 'create', 'waits'])
   await setPassword('waits')
   const { id } = JSON.parse((await api('GET', '/v2/apps?name=waits')).text).items[0]
   const { name } = await inRegistry('p/slow:1')
-  const made = JSON.parse(
-    (await api('POST', '/v2/fns', { app_id: id, name: 'slow', image: name })).text,
-  )
+  await makeImages(daemon.docker, ['fn-static'])
+  const idOf = async (fn: object) =>
+    JSON.parse((await api('POST', '/v2/fns', { app_id: id, ...fn })).text).id
+  const slow = await idOf({ name: 'slow', image: name })
+  const quick = await idOf({ name: 'quick', image: 'fn-static:1' })
+  const call = (fnId: string) => fetch(`${node.url}/invoke/${fnId}`, { method: 'POST', body: 'x' })
   registry.hold()
-  const answer = await fetch(`${node.url}/invoke/${made.id}`, { method: 'POST' })
+  const [waiting] = [1, 2, 3].map(() => call(slow))
+  while (!(await api('GET', '/fnd/v1/images')).text.includes(name)) await Bun.sleep(20)
+  expect((await call(quick)).status).toBe(200)
+  const answer = (await waiting) as Response
   expect([answer.status, await answer.json()]).toMatchObject([
     503,
     { message: expect.stringMatching(/too busy: its image is being pulled, the registry has not/) },
@@ -289,5 +295,17 @@ describe('credentials of an app', () => {
     // And they still serve after a restart.
     const { name } = await inRegistry('p/later:1')
     expect((await cli(['deploy', '--image', name, '--app', 'books'])).exitCode).toBe(0)
+  })
+
+  test('that another key sealed are told as such, and can be set again', async () => {
+    await node.stop()
+    rmSync(join(dataDir, 'secrets.key'))
+    await start()
+    const { name } = await inRegistry('p/lost:1')
+    const deploy = () => cli(['deploy', '--image', name, '--app', 'books'])
+    const failed = await deploy()
+    expect(failed.stderr).toContain('sealed with another secrets.key; set them again')
+    await setPassword('books')
+    expect((await deploy()).exitCode).toBe(0)
   })
 })

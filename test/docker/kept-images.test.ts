@@ -198,3 +198,31 @@ describe('a credential helper', () => {
     expect(log).not.toContain('secret-text')
   })
 })
+
+test('a daemon that dies in the middle of a pull, and comes back', async () => {
+  const credential = {
+    host: registry.name,
+    username: registry.username,
+    password: registry.password,
+    identityToken: '',
+    fingerprint: 'right',
+  }
+  await using node = openNode(daemon, { credentials: { one: [credential] } })
+  const { name, id } = await inRegistry()
+  registry.requests.length = 0
+  registry.delayMs = 200
+  const cut = outcomeOf(node.images.ensure(specOf(name, { appId: 'one' })))
+  await eventually(() => registry.requests.some(line => line.includes('/manifests/')))
+  registry.hold()
+  await eventually(() => node.images.pulls.length > 0)
+  await daemon.kill()
+  expect(await cut).toMatchObject({ code: 'docker-unavailable', status: 503 })
+  registry.delayMs = 0
+  registry.release()
+  await daemon.start()
+  await eventually(() => node.engine.state.kind === 'up')
+  expect((await node.images.ensure(specOf(name, { appId: 'one' }))).id).toBe(id)
+  const stranger = specOf(name, { appId: 'other', pull: 'never' })
+  expect(await outcomeOf(node.images.ensure(stranger))).toMatchObject({ code: 'image-denied' })
+  expect(await Bun.file(join(node.dataDir, 'images.json')).json()).toMatchObject({ pending: [] })
+})

@@ -328,6 +328,26 @@ describe('an image that needed the credentials of one app', () => {
     expect(await asRisen('one')).toBe('ok')
   })
 
+  test('is not for another in the moment in which it comes', async () => {
+    await using node = openNode(daemon, { credentials: { one: [right()] } })
+    for (let round = 0; round < 5; round += 1) {
+      const { name } = await privateImage()
+      let isDone = false
+      const pull = node.images.ensure(specOf(name, { appId: 'one' })).finally(() => {
+        isDone = true
+      })
+      const stolen = async () => {
+        while (!isDone) {
+          const spec = specOf(name, { appId: 'other', pull: 'never' })
+          if ((await outcomeOf(node.images.ensure(spec))) === 'ok') return true
+        }
+        return false
+      }
+      expect(await Promise.all([stolen(), stolen(), stolen()])).toEqual([false, false, false])
+      await pull
+    }
+  })
+
   test('what the operator put into the daemon is for all', async () => {
     await using node = openNode(daemon, { credentials: { one: [right()] } })
     const { name, id } = await newImage(daemon)

@@ -14,7 +14,7 @@ const step: fc.Arbitrary<Step> = fc.record({
     { weight: 6, arbitrary: fc.constant<What>('ready') },
     { weight: 4, arbitrary: fc.constant<What>('resumed') },
     { weight: 2, arbitrary: fc.constantFrom<What>('resumeFailed', 'pauseFailed') },
-    { weight: 6, arbitrary: fc.constantFrom<What>('tick', 'unfit', 'observe') },
+    { weight: 6, arbitrary: fc.constantFrom<What>('tick', 'unfit', 'observe', 'fetch') },
     {
       weight: 5,
       arbitrary: fc.constantFrom<What>(

@@ -1,29 +1,9 @@
 /** When idle instances are paused, and how calls get them back. */
 import { describe, expect, test } from 'bun:test'
-import { type Demand, type Effect, Pool, type PoolLimits } from '../../src/exec/pool.ts'
+import { type Demand, type Effect, Pool } from '../../src/exec/pool.ts'
+import { type Call, call, hello, limits } from './pool-harness.ts'
 
-interface Call {
-  readonly name: string
-}
-const call = (name: string): Call => ({ name })
-
-const limits: PoolLimits = {
-  memoryMbMax: 1024,
-  startsMax: 4,
-  cpus: 2,
-  waitingPerFnMax: 5000,
-  waitingMax: 20_000,
-  waitMs: 60_000,
-}
-const box: Demand = {
-  key: 'box',
-  memoryMb: 128,
-  concurrency: 1,
-  instancesMin: 0,
-  instancesMax: 100,
-  idleTimeoutMs: 30_000,
-  pauseAfterMs: 500,
-}
+const box: Demand = { ...hello, key: 'box', pauseAfterMs: 500 }
 
 function said(pool: Pool<Call>): string[] {
   return pool.takeEffects().map((effect: Effect<Call>) => {

@@ -3,12 +3,13 @@
  * rules; it never asks the pool what it thinks.
  */
 import { expect } from 'bun:test'
-import { type Demand, type InstanceId, Pool, type PoolLimits } from '../../src/exec/pool.ts'
+import { type Demand, type InstanceId, Pool } from '../../src/exec/pool.ts'
+import { demands, limits } from './pool-demands.ts'
 
 export type What =
   | ('resumed' | 'resumeFailed' | 'pauseFailed')
   | ('acquire' | 'keep' | 'unfit' | 'ready' | 'failed' | 'gone')
-  | ('observe' | 'tick' | 'cancel' | 'retire' | 'define' | 'late' | 'drain')
+  | ('fetch' | 'observe' | 'tick' | 'cancel' | 'retire' | 'define' | 'late' | 'drain')
 export interface Step {
   readonly what: What
   readonly key: string
@@ -29,28 +30,8 @@ interface ModelInstance {
   idleSinceMs: number
   /** When it is to be paused if it is idle until then. */
   pauseDueMs: number
-}
-
-const limits: PoolLimits = {
-  memoryMbMax: 100,
-  startsMax: 3,
-  cpus: 2,
-  waitingPerFnMax: 8,
-  waitingMax: 12,
-  waitMs: 1000,
-}
-
-const demands: readonly Demand[] = [
-  demand({ key: 'one', memoryMb: 10, concurrency: 1, instancesMax: 4, pauseAfterMs: 40 }),
-  demand({ key: 'many', memoryMb: 30, concurrency: 4, instancesMax: 3, pauseAfterMs: 150 }),
-  demand({ key: 'kept', memoryMb: 20, concurrency: 2, instancesMin: 1, pauseAfterMs: 0 }),
-  demand({ key: 'big', memoryMb: 70, concurrency: 1, pauseAfterMs: 2000 }),
-  demand({ key: 'huge', memoryMb: 101, concurrency: 1, instancesMax: 2 }),
-]
-
-function demand(given: Partial<Demand> & { key: string }): Demand {
-  const rest = { memoryMb: 10, concurrency: 1, instancesMin: 0, instancesMax: 2 }
-  return { ...rest, idleTimeoutMs: 300, pauseAfterMs: Number.POSITIVE_INFINITY, ...given }
+  /** Waits for a download; a start that ever did may be one more than may begin. */
+  fetching: 'never' | 'now' | 'over'
 }
 
 export class World {
@@ -216,6 +197,12 @@ export class World {
     this.settle()
   }
 
+  fetch(instance: ModelInstance): void {
+    instance.fetching = instance.fetching === 'now' ? 'over' : 'now'
+    this.pool.fetching(instance.id, instance.fetching === 'now', this.nowMs)
+    this.settle()
+  }
+
   lose(instance: ModelInstance, isFailure: boolean): void {
     this.instances.delete(instance.id)
     this.past.push(instance.id)
@@ -290,7 +277,7 @@ export class World {
         const { key, instance: id } = effect
         const times = { idleSinceMs: 0, pauseDueMs: 0 }
         const fresh = { id, key, state: 'starting', calls: [], canPause: false, ...times } as const
-        this.instances.set(id, { ...fresh, calls: [] })
+        this.instances.set(id, { ...fresh, calls: [], fetching: 'never' })
         this.checkMemory()
       } else if (effect.do === 'pause' || effect.do === 'resume') {
         this.follow(effect.do, effect.instance)
@@ -359,7 +346,10 @@ export class World {
   check(): void {
     this.checkMemory()
     const starting = [...this.instances.values()].filter(each => each.state === 'starting')
-    expect(starting.length).toBeLessThanOrEqual(limits.startsMax)
+    const inTurn = starting.filter(each => each.fetching === 'never')
+    expect(inTurn.length).toBeLessThanOrEqual(limits.startsMax)
+    const counted = starting.filter(each => each.fetching !== 'now').length
+    expect(this.pool.stats().starting).toBe(counted)
     for (const { key, instancesMax } of demands) {
       const instances = this.of(key)
       expect(instances.length).toBeLessThanOrEqual(instancesMax)
@@ -377,7 +367,7 @@ export class World {
     }
     this.checkStats()
     this.checkWake()
-    for (const { key } of demands) this.checkProgress(key, starting.length)
+    for (const { key } of demands) this.checkProgress(key, counted)
   }
 
   /** Whoever calls `tick` when the pool says so pauses and stops everything in time. */
@@ -449,6 +439,7 @@ export class World {
     else if (step.what === 'resumeFailed' && resuming) this.resumeFailed(resuming)
     else if (step.what === 'pauseFailed' && pausing) this.pauseFailed(pausing)
     else if (step.what === 'failed' && starting) this.lose(starting, true)
+    else if (step.what === 'fetch' && starting) this.fetch(starting)
     else if (step.what === 'keep' && running) this.release(running, step.pick, 'keep')
     else if (step.what === 'unfit' && running) this.release(running, step.pick, 'unfit')
     else if (step.what === 'gone' && all.length > 0) {

@@ -1,51 +1,7 @@
 import { describe, expect, test } from 'bun:test'
 import { AssertionError } from '../../src/errors.ts'
-import { type Demand, type Effect, Pool, type PoolLimits } from '../../src/exec/pool.ts'
-
-interface Call {
-  readonly name: string
-}
-const call = (name: string): Call => ({ name })
-
-const limits: PoolLimits = {
-  memoryMbMax: 1024,
-  startsMax: 4,
-  cpus: 2,
-  waitingPerFnMax: 5000,
-  waitingMax: 20_000,
-  waitMs: 60_000,
-}
-const hello: Demand = {
-  key: 'hello',
-  memoryMb: 128,
-  concurrency: 1,
-  instancesMin: 0,
-  instancesMax: 100,
-  idleTimeoutMs: 30_000,
-  pauseAfterMs: Number.POSITIVE_INFINITY,
-}
-
-/** Effects in short: `start hello 1`, `stop hello 1 idle`, `assign a 1`, `fail a busy`. */
-function said(pool: Pool<Call>): string[] {
-  return pool.takeEffects().map((effect: Effect<Call>) => {
-    if (effect.do === 'start') return `start ${effect.key} ${effect.instance}`
-    if (effect.do === 'stop') return `stop ${effect.key} ${effect.instance} ${effect.why}`
-    if (effect.do === 'assign') return `assign ${effect.call.name} ${effect.instance}`
-    if (effect.do !== 'fail') return `${effect.do} ${effect.key} ${effect.instance}`
-    return `fail ${effect.call.name} ${effect.code}${effect.detail ? `: ${effect.detail}` : ''}`
-  })
-}
-
-/** CPU time of the instances 1, 2 and so on, in ms. */
-function observe(pool: Pool<Call>, nowMs: number, cpuMs: readonly (number | undefined)[]): void {
-  pool.observe(new Map(cpuMs.map((each, index) => [index + 1, each])), nowMs)
-}
-
-function poolOf(demands: readonly Demand[], changes: Partial<PoolLimits> = {}): Pool<Call> {
-  const pool = new Pool<Call>({ ...limits, ...changes })
-  for (const demand of demands) pool.define(demand, 0)
-  return pool
-}
+import type { Demand, Pool, PoolLimits } from '../../src/exec/pool.ts'
+import { type Call, call, hello, limits, observe, poolOf, said } from './pool-harness.ts'
 
 test('the first call starts an instance and gets it; the next finds it at once', () => {
   const pool = poolOf([hello])
@@ -56,6 +12,47 @@ test('the first call starts an instance and gets it; the next finds it at once',
   pool.release(1, 1, 'keep', 26)
   expect(pool.acquire('hello', call('b'), 27)).toBe(1)
   expect(said(pool)).toEqual([])
+})
+
+describe('a start that waits for a download', () => {
+  const slow = { ...hello, key: 'slow' }
+
+  test('takes no turn of others, and no more of its function begin meanwhile', () => {
+    const pool = poolOf([slow, hello], { startsMax: 1 })
+    pool.acquire('slow', call('a'), 0)
+    pool.acquire('hello', call('b'), 0)
+    expect(said(pool)).toEqual(['start slow 1'])
+    pool.fetching(1, true, 250)
+    expect(said(pool)).toEqual(['start hello 2'])
+    pool.ready(2, 300)
+    expect(said(pool)).toEqual(['assign b 2'])
+    for (const name of ['c', 'd', 'e']) pool.acquire('slow', call(name), 400)
+    pool.tick(5000)
+    expect(said(pool)).toEqual([])
+    expect(pool.stats().starting).toBe(0)
+    pool.fetching(1, false, 6000)
+    pool.ready(1, 6100)
+    expect(said(pool)).toEqual(['assign a 1', 'start slow 3'])
+    pool.fetching(1, true, 6200)
+    expect(pool.stats().starting).toBe(1)
+  })
+
+  test('and ends in any way leaves its turn as it was', () => {
+    const pool = poolOf([slow], { startsMax: 1 })
+    pool.acquire('slow', call('a'), 0)
+    pool.fetching(1, true, 250)
+    pool.failed(1, 'pull-failed', undefined, 300)
+    expect(said(pool)).toEqual(['start slow 1', 'fail a pull-failed'])
+    expect(pool.stats().starting).toBe(0)
+    pool.acquire('slow', call('b'), 60_000)
+    expect(said(pool)).toEqual(['start slow 2'])
+    pool.fetching(2, true, 60_250)
+    pool.cancel({ ...call('b') }, 60_300)
+    pool.retire('slow', 60_300)
+    pool.drain(60_300)
+    pool.ready(2, 60_400)
+    expect(pool.stats().starting).toBe(0)
+  })
 })
 
 describe('placing', () => {

@@ -65,6 +65,13 @@ export interface ImageStats {
   readonly pullFailures: number
 }
 
+interface PullEnd {
+  /** All that the daemon had before. */
+  readonly idsBefore: ReadonlySet<string>
+  isPulled: boolean
+  isOver: boolean
+}
+
 interface Wanted {
   readonly reference: Reference
   /** The name to pull. */
@@ -89,6 +96,8 @@ export class Images {
   readonly #pulledMs = new Map<string, number>()
   /** Function → the image that it started with last. */
   readonly #ids = new Map<string, string>()
+  /** Pulls under way, and those whose end could not be looked at. */
+  readonly #ends = new Map<PendingPull, PullEnd>()
   #opening: Promise<void> | undefined
   #isLoaded = false
   /** Ids of images that instances run. The daemon refuses to remove those as well. */
@@ -199,6 +208,7 @@ export class Images {
   async #ensure(spec: ImageSpec): Promise<FoundImage> {
     const wanted = wantedOf(spec)
     await this.#open()
+    for (const [pending, end] of this.#ends) if (end.isOver) await this.#settle(pending, end)
     const { name, pin, reference } = wanted
     const found = await this.#find(wanted)
     const grant = this.#auth.grantOf(spec.appId, reference.domain)
@@ -206,7 +216,7 @@ export class Images {
     const verdict = decide({
       policy: spec.pull,
       isPresent: found !== undefined,
-      isAllowed: found === undefined || this.#records.isAllowed(found.id, grant),
+      isAllowed: found === undefined || this.#isAllowed(found.id, grant),
       isImmutable: pin !== undefined,
       isFresh: (this.#pulledMs.get(keyOf(name, grant)) ?? Number.NEGATIVE_INFINITY) > freshFromMs,
     })
@@ -215,7 +225,7 @@ export class Images {
     const auth = await this.#auth.authOf(spec.appId, reference.domain)
     await this.#pull(wanted, spec, auth)
     const pulled = await this.#find(wanted)
-    if (pulled !== undefined && this.#records.isAllowed(pulled.id, auth.grant)) return pulled
+    if (pulled !== undefined && this.#isAllowed(pulled.id, auth.grant)) return pulled
     // Pulled, and moved or removed by somebody before it could be looked at.
     const detail = `'${spec.image}': it is not in the daemon after its pull; try again`
     throw new FndError('pull-failed', { detail })
@@ -246,37 +256,48 @@ export class Images {
     const idsBefore = await imageIds(engine)
     const pending: PendingPull = { name, grant, before: before?.id ?? null }
     this.#records.begin(pending)
+    const end: PullEnd = { idsBefore, isPulled: false, isOver: false }
+    this.#ends.set(pending, end)
     try {
       await pull()
-    } catch (cause) {
-      await this.#settle(pending, idsBefore)
-      throw cause
+      end.isPulled = true
+    } finally {
+      end.isOver = true
+      await this.#conclude(pending, end)
     }
-    const found = await findImage(engine, name)
-    const isOurs = found !== undefined && this.#isOurs(found.id, idsBefore)
-    const nowMs = this.#options.clock.nowMs()
-    this.#records.end(pending, isOurs ? { ...found, name, grant, nowMs } : undefined)
     void this.#removal.collect()
   }
 
-  /** What was there before, and unrecorded, is the operator's. */
-  #isOurs(id: string, idsBefore: ReadonlySet<string>): boolean {
-    return this.#records.all.has(id) || !idsBefore.has(id)
+  #isAllowed(id: string, grant: string | undefined): boolean {
+    if (!this.#records.isAllowed(id, grant)) return false
+    if (this.#records.all.has(id)) return true
+    // A pull may have brought it just now, and not have noted it yet.
+    const mayBring = ([pull, { idsBefore }]: [PendingPull, PullEnd]) =>
+      pull.grant !== null && pull.grant !== grant && !idsBefore.has(id)
+    return ![...this.#ends].some(mayBring)
   }
 
-  /** A pull whose end nobody saw may have brought its image after all. */
-  async #settle(pending: PendingPull, idsBefore: ReadonlySet<string>): Promise<void> {
+  async #conclude(pending: PendingPull, end: PullEnd): Promise<void> {
     try {
-      const found = await findImage(this.#options.engine, pending.name)
-      const isNew = found !== undefined && found.id !== pending.before
-      const isOurs = isNew && !this.#records.all.has(found.id) && !idsBefore.has(found.id)
-      const { name, grant } = pending
-      const nowMs = this.#options.clock.nowMs()
-      this.#records.end(pending, isOurs ? { ...found, name, grant, nowMs } : undefined)
+      await this.#settle(pending, end)
     } catch (cause) {
-      // Without the daemon it stays pending, and nothing can be started either.
+      // Without the daemon nothing can be started; before the next start it is looked at again.
       if (!(cause instanceof FndError)) throw cause
     }
+  }
+
+  /** Records what a pull brought: one that failed may have brought its image after all. */
+  async #settle(pending: PendingPull, { idsBefore, isPulled }: PullEnd): Promise<void> {
+    const { name, grant, before } = pending
+    const found = await findImage(this.#options.engine, name)
+    const isKnown = found !== undefined && this.#records.all.has(found.id)
+    // What was there before, and unrecorded, is the operator's.
+    const isNew = found !== undefined && found.id !== before && !idsBefore.has(found.id)
+    const isOurs = isKnown ? isPulled : isNew
+    const nowMs = this.#options.clock.nowMs()
+    const pulled = found !== undefined && isOurs ? { ...found, name, grant, nowMs } : undefined
+    this.#records.end(pending, pulled)
+    this.#ends.delete(pending)
   }
 
   /** Once: what an earlier process left, and the operator's archive. */
@@ -289,7 +310,9 @@ export class Images {
   }
 
   async #openOnce(): Promise<void> {
-    for (const pending of this.#records.pending) await this.#settle(pending, new Set())
+    for (const pending of this.#records.pending) {
+      await this.#settle(pending, { idsBefore: new Set(), isPulled: false, isOver: true })
+    }
     const { loadFile } = this.#options.config
     if (loadFile === '' || this.#isLoaded) return
     const { engine, log, config } = this.#options
