@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'bun:test'
 import { AssertionError } from '../../src/errors.ts'
 import type { Demand, Pool, PoolLimits } from '../../src/exec/pool.ts'
-import { type Call, call, hello, limits, observe, poolOf, said } from './pool-harness.ts'
+import { type Call, call, hello, observe, poolOf, said } from './pool-harness.ts'
 
 test('the first call starts an instance and gets it; the next finds it at once', () => {
   const pool = poolOf([hello])
