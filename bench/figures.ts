@@ -9,18 +9,20 @@ export interface Figure {
   readonly value: number
   readonly unit: string
   readonly targetMax?: number
+  readonly targetMin?: number
 }
 
 export function printFigures(figures: readonly Figure[]): void {
   table([
     ['', 'measured', 'unit', 'target'],
-    ...figures.map(({ name, value, unit, targetMax }) => [
-      name,
-      value,
-      unit,
-      targetMax === undefined ? '' : `≤ ${targetMax}: ${value <= targetMax ? 'met' : 'missed'}`,
-    ]),
+    ...figures.map(figure => [figure.name, figure.value, figure.unit, verdict(figure)]),
   ])
+}
+
+function verdict({ value, targetMax, targetMin }: Figure): string {
+  const said = (isMet: boolean) => (isMet ? 'met' : 'missed')
+  if (targetMax !== undefined) return `≤ ${targetMax}: ${said(value <= targetMax)}`
+  return targetMin === undefined ? '' : `≥ ${targetMin}: ${said(value >= targetMin)}`
 }
 
 export function quantile(values: readonly number[], part: number): number {

@@ -1,6 +1,7 @@
 /** The Docker daemon and its containers. Docker's own variables keep their meaning. */
 import { join } from 'node:path'
 import { type Reader, timerMsMax } from './config-reader.ts'
+import { parseAuths } from './exec/docker/auth.ts'
 
 export interface DockerConfig {
   /** Where the daemon listens; undefined when fnd is told to use none. */
@@ -72,7 +73,7 @@ export function readDocker(read: Reader, home: string): DockerConfig {
   return {
     host: hostText === 'none' ? undefined : dockerHost(read, hostText),
     isHostGiven: hostText !== '' && hostText !== 'none',
-    authText: read.text(['FND_DOCKER_AUTH', 'FN_DOCKER_AUTH'], ''),
+    authText: dockerAuth(read),
     authFile: join(configDir, 'config.json'),
     iofsDir: read.text(['FND_IOFS_PATH', 'FN_IOFS_PATH'], ''),
     iofsDockerDir: read.text(['FND_IOFS_DOCKER_PATH', 'FN_IOFS_DOCKER_PATH'], ''),
@@ -118,6 +119,13 @@ export function readDocker(read: Reader, home: string): DockerConfig {
     loadFile: read.text(['FND_DOCKER_LOAD_FILE', 'FN_DOCKER_LOAD_FILE'], ''),
     labelTag: read.text(['FND_CONTAINER_LABEL_TAG', 'FN_CONTAINER_LABEL_TAG'], ''),
   }
+}
+
+function dockerAuth(read: Reader): string {
+  const text = read.text(['FND_DOCKER_AUTH', 'FN_DOCKER_AUTH'], '')
+  const parsed = text === '' ? undefined : parseAuths(text)
+  if (parsed?.ok === false) read.faults.push(`FN_DOCKER_AUTH: ${parsed.fault}`)
+  return text
 }
 
 function dockerHost(read: Reader, text: string): DockerHost | undefined {

@@ -48,6 +48,11 @@ const table = {
   'app-not-found': { status: 404, message: 'App not found' },
   'app-id-mismatch': { status: 400, message: 'App ID in path does not match ID in body' },
   'app-name-immutable': { status: 409, message: 'Could not update - name is immutable' },
+  'registry-invalid': {
+    status: 400,
+    message: 'A registry is named host or host:port, as in the names of its images',
+  },
+  'registry-not-found': { status: 404, message: 'The app has no credentials for this registry' },
 
   // Functions.
   'fn-id-given': { status: 400, message: 'ID cannot be provided for Fn creation' },
@@ -193,6 +198,23 @@ const table = {
     status: 502,
     message: 'Failed to pull image',
     joint: ' ',
+  },
+  // The registry's or the daemon's refusal, with its status where that is the caller's to mend.
+  'image-invalid': { status: 400, message: 'Failed to pull image', joint: ' ' },
+  'image-denied': { status: 403, message: 'Failed to pull image', joint: ' ' },
+  'image-not-found': { status: 404, message: 'Failed to pull image', joint: ' ' },
+  'pulls-limited': {
+    status: 429,
+    message: 'Failed to pull image',
+    joint: ' ',
+    retryAfterS: 60,
+  },
+  'pull-failed': { status: 502, message: 'Failed to pull image', joint: ' ' },
+  'pull-timeout': { status: 504, message: 'Image pull timed out', joint: ', ' },
+  'image-has-volume': { status: 400, message: 'image has Volume definition' },
+  'credentials-unreadable': {
+    status: 500,
+    message: 'The credentials of a registry cannot be read',
   },
   /** The caller went away; nobody reads this answer (Fn's pseudo status). */
   'client-gone': { status: 444, message: 'Client disconnected before the answer' },

@@ -2,15 +2,19 @@
 import { randomBytes } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { ensureAdminToken } from './api/auth.ts'
-import { gatewayApi } from './api/gateway.ts'
+import { pastRouter } from './api/direct.ts'
+import { makeUnexpected } from './api/errors.ts'
+import { directGateway, gatewayApi } from './api/gateway.ts'
 import { healthApi, type ReadyCheck } from './api/health.ts'
-import { invokeApi } from './api/invoke.ts'
+import { directInvoke, invokeApi } from './api/invoke.ts'
 import { logsApi } from './api/logs.ts'
 import { metricsApi } from './api/metrics.ts'
 import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
+import { type AssertionError, FndError } from './errors.ts'
 import { type DockerParts, openDocker } from './exec/docker/open.ts'
+import type { AppCredentials } from './exec/docker/registry-auth.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
 import { Cores, memoryMbFor } from './exec/host.ts'
 import { InstanceWatch } from './exec/instance-watch.ts'
@@ -24,7 +28,9 @@ import { IdSource } from './ids.ts'
 import type { Logger } from './log.ts'
 import { makeReports } from './reports.ts'
 import { announceServer } from './servers.ts'
+import { ownerOfLogin } from './store/objects.ts'
 import { openStore, type Store } from './store/replica.ts'
+import { SecretBox } from './store/secrets.ts'
 import { fnSettings } from './store/settings.ts'
 import type { FnRoute } from './store/state.ts'
 import { commit, version } from './version.ts'
@@ -68,13 +74,14 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
       onSparesGivenUp: detail => log.warn({ detail }, 'no spare workers: starts take longer'),
     }),
   )
-  const docker = opening.use(dockerFor(config, store, { ids, output, syslog, log }))
+  const secrets = new SecretBox(config.dataDir)
+  const docker = opening.use(dockerFor(config, store, { ids, output, syslog, secrets, log }))
   const metrics = new Metrics({ clock: systemClock, version, commit })
   const drivers = [driver, docker.driver]
   const parts = makeExec(config, store, { ids, output, syslog, drivers, metrics, log })
   const state = { isDraining: false }
   await limitRequestHeads(config.limits.requestHeaderBytesMax)
-  const shared = { ids, output, syslog, driver, docker, metrics, token, state }
+  const shared = { ids, output, syslog, driver, docker, secrets, metrics, token, state }
   const server = listen(config, log, store, { ...parts, ...shared })
   const url = urlOf(config.host, server.port ?? config.port)
   const withdraw = announceServer(config.stateDir, {
@@ -115,7 +122,7 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
 function dockerFor(
   config: Config,
   store: Store,
-  parts: Pick<ExecParts, 'ids' | 'output' | 'syslog' | 'log'>,
+  parts: Pick<ExecParts, 'ids' | 'output' | 'syslog' | 'log'> & { readonly secrets: SecretBox },
 ): DockerParts {
   const { clusterId, nodeId } = store.status()
   return openDocker({
@@ -130,6 +137,8 @@ function dockerFor(
     output: parts.output,
     checkSyslog: url => parts.syslog.check(url),
     newId: () => parts.ids.next(),
+    clock: systemClock,
+    credentials: appId => credentialsOf(appId, store, parts.secrets),
     log: parts.log,
   })
 }
@@ -149,6 +158,21 @@ function newIdSource(): IdSource {
   return new IdSource(systemClock, {
     machine: random.readBigUInt64BE(0) >> 16n,
     counter: random.readUInt32BE(6),
+  })
+}
+
+/** Throws `FndError` when the key that sealed them is not there any more. */
+function credentialsOf(appId: string, store: Store, secrets: SecretBox): AppCredentials {
+  return store.state.registries(appId).map(login => {
+    const { host, username, sealed } = login
+    const secret = secrets.open(sealed, ownerOfLogin(login))
+    if (secret === undefined) {
+      const detail = `those for ${host} were sealed with another secrets.key; set them again`
+      throw new FndError('credentials-unreadable', { detail })
+    }
+    const { password, identityToken } = JSON.parse(secret)
+    const fingerprint = secrets.fingerprint(JSON.stringify([host, username, secret]))
+    return { host, username, password, identityToken, fingerprint }
   })
 }
 
@@ -215,13 +239,14 @@ type ListenParts = ReturnType<typeof makeExec> & {
   readonly syslog: SyslogSender
   readonly driver: ProcessDriver
   readonly docker: DockerParts
+  readonly secrets: SecretBox
   readonly metrics: Metrics
   readonly token: string
   readonly state: { readonly isDraining: boolean }
 }
 
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
-  const { invocations, output, metrics, token, state, ids } = parts
+  const { invocations, output, docker, secrets, metrics, token, state, ids } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
   const reports = makeReports({ ...parts, config, store, disk })
   metrics.watch(reports.sources)
@@ -231,7 +256,9 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     hold: (request: Request) => server.timeout(request, 0),
     release: (request: Request) => server.timeout(request, idleS),
   }
+  const onBug = makeOnBug(log)
   const invoke = {
+    unexpected: makeUnexpected({ log, ids, onBug }),
     routes: store.routes,
     invoker: invocations,
     limits: config.limits,
@@ -246,14 +273,13 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     ids,
     log,
     bundles: store.bundles,
+    images: docker.images,
+    secrets,
     reports,
     token,
     version,
     counterOf: invoke.counterOf,
-    onBug: error => {
-      log.fatal({ err: error }, 'a bug in fnd; it ends rather than go on wrongly')
-      process.exit(1)
-    },
+    onBug,
     extra: [
       invokeApi(invoke),
       gatewayApi(invoke),
@@ -262,17 +288,26 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     ],
     extraAdmin: [logsApi({ output, hasFn: id => store.routes.fnById(id) !== undefined })],
   })
+  // Cross-origin rules wrap the router, so that all requests must go through it.
+  const hasCors = config.cors.origins.length > 0
   const server = Bun.serve({
     hostname: config.host,
     port: config.port,
     idleTimeout: idleS,
     // Limits are checked where their errors are known; bodies stream.
     maxRequestBodySize: Number.MAX_SAFE_INTEGER,
-    fetch: api.fetch,
+    fetch: hasCors ? api.fetch : pastRouter(directInvoke(invoke), directGateway(invoke), api.fetch),
   })
   // Routes that stream for long ask it to lift the timeout of their connection.
   api.server = server
   return server
+}
+
+function makeOnBug(log: Logger): (error: AssertionError) => void {
+  return error => {
+    log.fatal({ err: error }, 'a bug in fnd; it ends rather than go on wrongly')
+    process.exit(1)
+  }
 }
 
 function readyChecks(

@@ -75,11 +75,12 @@ function isolationOf({ driver, docker }: ReportParts, spec: FnSpec): Isolation {
   return driver.takes(spec.image) ? driver.isolation(spec) : docker.driver.isolation(spec)
 }
 
-function describeFn(parts: ReportParts, fnId: string): object {
-  const { store, runner, invocations } = parts
+async function describeFn(parts: ReportParts, fnId: string): Promise<object> {
+  const { store, runner, docker, invocations } = parts
   const route = store.routes.fnById(fnId)
   if (route === undefined) return {}
   const spec = invocations.specOf(route)
+  const image = await docker.images.describe(spec)
   const counts = runner.stats().fns.find(one => one.key === spec.key)
   return {
     concurrency: spec.concurrency,
@@ -87,11 +88,13 @@ function describeFn(parts: ReportParts, fnId: string): object {
     max_instances: spec.instancesMax,
     network: spec.network,
     format: spec.format,
+    ...(image === undefined ? {} : { image_status: image }),
     isolation: isolationOf(parts, spec),
     waiting: counts?.waiting ?? 0,
     starting: counts?.starting ?? 0,
     idle: counts?.idle ?? 0,
     busy: counts?.busy ?? 0,
+    paused: counts?.paused ?? 0,
     instances: runner.instancesOf(spec.key).map(({ id, pid, memoryBytes }) => ({
       id,
       pid,
@@ -120,7 +123,7 @@ function status({ config, store, runner, driver }: ReportParts): object {
     calls_waiting: waiting,
     calls_running: fns.reduce((sum, fn) => sum + fn.running, 0),
     instances_starting: starting,
-    instances: fns.reduce((sum, fn) => sum + fn.idle + fn.busy + fn.doomed, 0),
+    instances: fns.reduce((sum, fn) => sum + fn.idle + fn.busy + fn.paused + fn.doomed, 0),
   }
 }
 
@@ -192,6 +195,7 @@ function metricSources(parts: ReportParts): MetricSources {
           wait: 0,
           start: counts?.starting ?? 0,
           idle: counts?.idle ?? 0,
+          paused: counts?.paused ?? 0,
           busy: (counts?.busy ?? 0) + (counts?.doomed ?? 0),
         }
       })
@@ -209,9 +213,10 @@ function metricSources(parts: ReportParts): MetricSources {
           wait: 0,
           start: sum(fn => fn.start),
           idle: sum(fn => fn.idle),
+          paused: sum(fn => fn.paused),
           busy: sum(fn => fn.busy),
         },
-        fns: fns.filter(fn => fn.start + fn.idle + fn.busy > 0),
+        fns: fns.filter(fn => fn.start + fn.idle + fn.paused + fn.busy > 0),
       }
     },
     raft: () => {
@@ -226,6 +231,7 @@ function metricSources(parts: ReportParts): MetricSources {
     },
     logs: () => output.stats,
     syslog: () => syslog.stats,
+    images: () => parts.docker.images.stats,
     dataFreeBytes: () => disk.freeBytes(),
   }
 }

@@ -34,6 +34,8 @@ const folderMayUse: Readonly<Record<string, readonly string[]>> = {
 /** Single files that others than their own folder may use for their values, and why. */
 const openFiles: Readonly<Record<string, string>> = {
   'src/config.ts': 'pure parsing of addresses; its environment is an argument',
+  'src/exec/docker/auth.ts': 'pure parsing of Docker configurations',
+  'src/exec/docker/reference.ts': 'pure parsing of names of images',
   'src/log.ts': 'makes the logger that is handed down',
   'src/servers.ts': 'the record by which the command line finds a server',
   'src/store/settings.ts': 'pure parsing of annotations',
@@ -61,7 +63,9 @@ const coreFiles = [
 const coreParts = [
   'src/store/rows.ts',
   'src/exec/fleet.ts',
+  'src/exec/pool-instance.ts',
   'src/exec/roster.ts',
+  'src/exec/spread.ts',
   'src/http/wire.ts',
   'src/http/headers.ts',
 ]

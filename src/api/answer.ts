@@ -1,12 +1,14 @@
 /** From a request to what a function is given, and from its reply to what the caller gets. */
 import { FndError } from '../errors.ts'
-import type { ActiveCall, CallAsker, CallRequest, CallResult } from '../exec/active-call.ts'
+import type { ActiveCall, CallAsker } from '../exec/active-call.ts'
+import type { Reply } from '../http/client.ts'
 import { connectionOptions, hopByHopNames } from '../http/headers.ts'
 import { relay, skim } from '../http/relay.ts'
+import { callHeaders, type HeaderPairs, uncalledHeaders } from './answer-headers.ts'
 
 /** The part of `exec` that the invoke routes see. */
 export interface Invoker<Route> {
-  call(route: Route, request: CallRequest, asker: CallAsker): void
+  call(route: Route, asker: CallAsker): void
 }
 
 /** Counts requests of one route; see `RouteMetrics`. */
@@ -28,7 +30,7 @@ const shortBodyBytesMax = 64 * 1024
 
 /** A request body under a limit; `isTooLarge` turns true when a stream runs over it. */
 export interface IncomingBody {
-  readonly body: CallRequest['body']
+  readonly body: CallAsker['body']
   readonly length: number | undefined
   readonly isTooLarge: () => boolean
 }
@@ -162,34 +164,6 @@ function readHead(
   return { lines, length, isChunked, isDetached }
 }
 
-export type HeaderPairs = [string, string][]
-
-/** What every answer to a call carries: its id, and where its time went (milliseconds). */
-export function callHeaders(call: ActiveCall): HeaderPairs {
-  return [
-    ['Fn-Call-Id', call.id],
-    ['Server-Timing', serverTiming(call)],
-  ]
-}
-
-function uncalledHeaders(id: string): HeaderPairs {
-  return [
-    ['Fn-Call-Id', id],
-    ['Server-Timing', 'queue;dur=0, start;dur=0, run;dur=0'],
-  ]
-}
-
-function serverTiming(call: ActiveCall): string {
-  const phases = call.phases(call.answeredMs)
-  const queue = hundredths(phases.queueMs)
-  const start = hundredths(phases.startMs)
-  return `queue;dur=${queue}, start;dur=${start}, run;dur=${hundredths(phases.runMs)}`
-}
-
-function hundredths(ms: number): number {
-  return Math.round(ms * 100) / 100
-}
-
 /** A body that is allowed to be there: replies to HEAD, 204 and 304 have none. */
 export function permittedBody(
   body: Uint8Array | ReadableStream<Uint8Array>,
@@ -232,6 +206,8 @@ export interface CallRouteParts<Route> {
   readonly limits: BodyLimits
   /** For requests that end before they become a call: they too can be asked about by an id. */
   readonly newCallId: () => string
+  /** What a fault of fnd's own is answered with; it is logged there. */
+  readonly unexpected: (error: unknown, request: Request) => Response
   readonly idleTimer?: IdleTimer
 }
 
@@ -239,7 +215,7 @@ export interface CallRouteParts<Route> {
 export interface CallRoute<Route, Parts> {
   /** Throws `FndError` for what cannot become a call. `param` is the path's first parameter. */
   plan(parts: Parts, request: Request, param: string): CallPlan<Route>
-  answer(result: CallResult & { readonly ok: true }, method: string): Response
+  answer(call: ActiveCall, reply: Reply, method: string): Response
 }
 
 /** Answers one request of a call route, and counts it. */
@@ -259,12 +235,12 @@ export function answerCall<Route, Parts extends CallRouteParts<Route>>(
 class Answering<Route, Parts extends CallRouteParts<Route>> implements CallAsker {
   readonly response: Promise<Response>
   readonly #resolve: (response: Response) => void
-  readonly #reject: (error: unknown) => void
   readonly #callRoute: CallRoute<Route, Parts>
   readonly #parts: Parts
   readonly #counter: RouteCounter
-  readonly #request: Request
+  readonly caller: Request
   readonly #startedMs = performance.now()
+  headers = ''
   #incoming: IncomingBody = noBody
 
   constructor(
@@ -273,21 +249,28 @@ class Answering<Route, Parts extends CallRouteParts<Route>> implements CallAsker
     counter: RouteCounter,
     request: Request,
   ) {
-    const { promise, resolve, reject } = Promise.withResolvers<Response>()
+    const { promise, resolve } = Promise.withResolvers<Response>()
     this.response = promise
     this.#resolve = resolve
-    this.#reject = reject
     this.#callRoute = callRoute
     this.#parts = parts
     this.#counter = counter
-    this.#request = request
+    this.caller = request
+  }
+
+  get body(): IncomingBody['body'] {
+    return this.#incoming.body
+  }
+
+  get length(): number | undefined {
+    return this.#incoming.length
   }
 
   start(param: string): void {
     this.#counter.request()
     try {
-      const plan = this.#callRoute.plan(this.#parts, this.#request, param)
-      const incoming = incomingBody(this.#request, plan.head, this.#parts.limits)
+      const plan = this.#callRoute.plan(this.#parts, this.caller, param)
+      const incoming = incomingBody(this.caller, plan.head, this.#parts.limits)
       if (incoming instanceof Promise) void this.#sendLater(plan, incoming)
       else this.#send(plan, incoming)
     } catch (error) {
@@ -305,21 +288,23 @@ class Answering<Route, Parts extends CallRouteParts<Route>> implements CallAsker
 
   #send({ route, prelude, head }: CallPlan<Route>, incoming: IncomingBody): void {
     this.#incoming = incoming
-    const { body, length } = incoming
-    this.#parts.idleTimer?.hold(this.#request)
-    const headers = prelude + head.lines
-    this.#parts.invoker.call(route, { headers, body, length, caller: this.#request }, this)
+    this.headers = prelude + head.lines
+    this.#parts.idleTimer?.hold(this.caller)
+    this.#parts.invoker.call(route, this)
   }
 
-  answered(result: CallResult): void {
+  answered(call: ActiveCall, reply: Reply): void {
     try {
-      if (result.ok) return this.#finish(this.#callRoute.answer(result, this.#request.method))
-      const isTooLarge = this.#incoming.isTooLarge()
-      const error = isTooLarge ? new FndError('request-body-too-large') : result.error
-      this.#finish(failure(error, callHeaders(result.call)))
+      this.#finish(this.#callRoute.answer(call, reply, this.caller.method))
     } catch (error) {
       this.#fail(error)
     }
+  }
+
+  failed(call: ActiveCall, error: FndError): void {
+    const isTooLarge = this.#incoming.isTooLarge()
+    const own = isTooLarge ? new FndError('request-body-too-large') : error
+    this.#finish(failure(own, callHeaders(call)))
   }
 
   #finish(response: Response): void {
@@ -327,12 +312,14 @@ class Answering<Route, Parts extends CallRouteParts<Route>> implements CallAsker
     // What a function does wrong is the fault of who wrote it.
     const blame = status === 502 || status === 504 ? 'user' : undefined
     this.#counter.response(status, performance.now() - this.#startedMs, blame)
-    this.#parts.idleTimer?.release(this.#request)
+    this.#parts.idleTimer?.release(this.caller)
     this.#resolve(response)
   }
 
   #fail(error: unknown): void {
-    if (!(error instanceof FndError)) return this.#reject(error)
+    if (!(error instanceof FndError)) {
+      return this.#finish(this.#parts.unexpected(error, this.caller))
+    }
     this.#finish(failure(error, uncalledHeaders(this.#parts.newCallId())))
   }
 }

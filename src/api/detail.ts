@@ -14,6 +14,9 @@ export type SchemaName =
   | 'TriggerList'
   | 'Error'
   | 'Bundle'
+  | 'Registry'
+  | 'RegistryList'
+  | 'Images'
 
 export function json(name: SchemaName, description: string): ResponseDetail {
   const schema = { $ref: `#/components/schemas/${name}` }

@@ -24,11 +24,29 @@ export function errorResponse(error: FndError, requestId?: string): Response {
   return new Response(`${JSON.stringify(body)}\n`, { status: error.status, headers })
 }
 
-export interface ErrorParts {
+export interface UnexpectedParts {
   readonly log: Logger
   readonly ids: IdSource
   /** Ends the process. Called with a broken assertion, before its 500 is sent. */
   readonly onBug: (error: AssertionError) => void
+}
+
+/** Logs what nobody expected, and makes the masked answer to it. */
+export function makeUnexpected(
+  parts: UnexpectedParts,
+): (error: unknown, request: Request) => Response {
+  return (error, request) => {
+    if (error instanceof AssertionError) parts.onBug(error)
+    const requestId = parts.ids.next()
+    parts.log.error(
+      { err: error, requestId, method: request.method, path: pathOf(request.url) },
+      'request failed',
+    )
+    return errorResponse(new FndError('internal'), requestId)
+  }
+}
+
+export interface ErrorParts extends UnexpectedParts {
   /** What a path or method that no route takes gets. */
   readonly noRoute: (request: Request) => Response
 }
@@ -43,6 +61,7 @@ function invalidRequest(error: ValidationError): FndError {
 }
 
 export function makeErrorMapper(parts: ErrorParts): (error: unknown, request: Request) => Response {
+  const unexpected = makeUnexpected(parts)
   const mapError = (error: unknown, request: Request): Response => {
     if (error instanceof FndError) return errorResponse(error)
     if (error instanceof NotFoundError) return parts.noRoute(request)
@@ -51,13 +70,7 @@ export function makeErrorMapper(parts: ErrorParts): (error: unknown, request: Re
     if (error instanceof ParseError && error.cause !== undefined) {
       return mapError(error.cause, request)
     }
-    if (error instanceof AssertionError) parts.onBug(error)
-    const requestId = parts.ids.next()
-    parts.log.error(
-      { err: error, requestId, method: request.method, path: pathOf(request.url) },
-      'request failed',
-    )
-    return errorResponse(new FndError('internal'), requestId)
+    return unexpected(error, request)
   }
   return mapError
 }

@@ -1,19 +1,20 @@
 /** ANY /t/:app/*source: http triggers, fn-api §1.9. */
 import { Elysia, t } from 'elysia'
 import { FndError } from '../errors.ts'
-import type { CallResult } from '../exec/active-call.ts'
+import type { ActiveCall } from '../exec/active-call.ts'
+import type { Reply } from '../http/client.ts'
 import { isHopByHop } from '../http/headers.ts'
 import type { FnRoute } from '../store/state.ts'
 import {
   answerCall,
   type CallPlan,
   type CallRoute,
-  callHeaders,
   failure,
-  type HeaderPairs,
   incomingHead,
   permittedBody,
 } from './answer.ts'
+import { AnswerHeaders, callHeaders, type HeaderPairs } from './answer-headers.ts'
+import { type Direct, pathStart } from './direct.ts'
 import type { InvokeParts } from './invoke.ts'
 import { checkInvokeKey } from './invoke-key.ts'
 import { parseableUrl } from './url.ts'
@@ -46,6 +47,24 @@ export function gatewayApi(parts: InvokeParts) {
         detail,
       },
     )
+}
+
+const prefix = '/t/'
+
+export function directGateway(parts: InvokeParts): Direct {
+  const counter = parts.counterOf('any', '/t/:app/*source')
+  return request => {
+    const { url } = request
+    const at = pathStart(url)
+    if (!url.startsWith(prefix, at)) return undefined
+    const from = at + prefix.length
+    const end = url.indexOf('/', from)
+    // With an escape or a query it is no app's name; an empty source is the router's to judge.
+    const app = url.slice(from, end)
+    if (end === -1 || end + 1 === url.length || url[end + 1] === '?') return undefined
+    if (parts.routes.appByName(app) === undefined) return undefined
+    return answerCall(callRoute, parts, counter, request, app)
+  }
 }
 
 function plan(parts: InvokeParts, request: Request, appParam: string): CallPlan<FnRoute> {
@@ -97,10 +116,10 @@ const notFromFunction: ReadonlySet<string> = new Set([
 /** What a reply comes to for the caller of a trigger. */
 interface Passed {
   readonly status: number
-  readonly headers: HeaderPairs
+  readonly headers: AnswerHeaders
 }
 
-/** Replies of a function mostly share their head (`Client.headFrom`), and so what becomes of it. */
+/** Replies of a function mostly share their head (`LastHead`), and so what becomes of it. */
 const passedOn = new WeakMap<readonly string[], Passed>()
 
 /**
@@ -126,10 +145,10 @@ function passedFrom(reply: readonly string[]): Passed {
     else if (lower === 'fn-fdk-version') isOwnWorker = value.startsWith('fnd/')
   }
   if (isOwnWorker) headers.push(...cookies)
-  return { status: status > 0 ? status : 200, headers }
+  return { status: status > 0 ? status : 200, headers: new AnswerHeaders(headers) }
 }
 
-function answer({ reply, call }: CallResult & { ok: true }, method: string): Response {
+function answer(call: ActiveCall, reply: Reply, method: string): Response {
   let passed = passedOn.get(reply.headers)
   if (passed === undefined) {
     passed = passedFrom(reply.headers)
@@ -140,7 +159,7 @@ function answer({ reply, call }: CallResult & { ok: true }, method: string): Res
     if (reply.body instanceof ReadableStream) void reply.body.cancel()
     return failure(new FndError('function-response-invalid'), callHeaders(call))
   }
-  const headers: HeaderPairs = [...callHeaders(call), ...passed.headers]
+  const headers = passed.headers.of(call)
   return new Response(permittedBody(reply.body, status, method), { status, headers })
 }
 

@@ -1,7 +1,8 @@
 /** POST /invoke/:fn_id: the raw http-stream contract, fn-api §1.8. */
 import { Elysia, t } from 'elysia'
 import { FndError } from '../errors.ts'
-import type { CallResult } from '../exec/active-call.ts'
+import type { ActiveCall } from '../exec/active-call.ts'
+import type { Reply } from '../http/client.ts'
 import { connectionOptions, isHopByHop } from '../http/headers.ts'
 import type { FnRoute, Routes } from '../store/state.ts'
 import {
@@ -9,12 +10,12 @@ import {
   type CallPlan,
   type CallRoute,
   type CallRouteParts,
-  callHeaders,
-  type HeaderPairs,
   incomingHead,
   permittedBody,
   type RouteCounter,
 } from './answer.ts'
+import { AnswerHeaders, type HeaderPairs } from './answer-headers.ts'
+import { type Direct, pathStart } from './direct.ts'
 import { checkInvokeKey } from './invoke-key.ts'
 
 export interface InvokeParts extends CallRouteParts<FnRoute> {
@@ -39,6 +40,21 @@ export function invokeApi(parts: InvokeParts) {
   )
 }
 
+const prefix = '/invoke/'
+
+export function directInvoke(parts: InvokeParts): Direct {
+  const counter = parts.counterOf('POST', '/invoke/:fn_id')
+  return request => {
+    const { url } = request
+    const at = pathStart(url)
+    if (!url.startsWith(prefix, at) || request.method !== 'POST') return undefined
+    // With a query, an escape or a further slash it is no function's id.
+    const fnId = url.slice(at + prefix.length)
+    if (parts.routes.fnById(fnId) === undefined) return undefined
+    return answerCall(callRoute, parts, counter, request, fnId)
+  }
+}
+
 function plan(parts: InvokeParts, request: Request, fnId: string): CallPlan<FnRoute> {
   const route = parts.routes.fnById(fnId)
   if (route === undefined) throw new FndError('fn-not-found')
@@ -48,18 +64,17 @@ function plan(parts: InvokeParts, request: Request, fnId: string): CallPlan<FnRo
   return { route, prelude: '', head }
 }
 
-function answer({ call, reply }: CallResult & { readonly ok: true }, method: string): Response {
+function answer(call: ActiveCall, reply: Reply, method: string): Response {
   let own = passedOn.get(reply.headers)
   if (own === undefined) {
-    own = passedHeaders(reply.headers)
+    own = new AnswerHeaders(passedHeaders(reply.headers))
     passedOn.set(reply.headers, own)
   }
-  const headers: HeaderPairs = [...callHeaders(call), ...own]
-  return new Response(permittedBody(reply.body, 200, method), { headers })
+  return new Response(permittedBody(reply.body, 200, method), { headers: own.of(call) })
 }
 
-/** Replies of a function mostly share their head (`Client.headFrom`), and so what becomes of it. */
-const passedOn = new WeakMap<readonly string[], HeaderPairs>()
+/** Replies of a function mostly share their head (`LastHead`), and so what becomes of it. */
+const passedOn = new WeakMap<readonly string[], AnswerHeaders>()
 
 /** Everything the function said, but what belongs to its connection or is set by fnd. */
 function passedHeaders(from: readonly string[]): HeaderPairs {

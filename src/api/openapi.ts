@@ -3,6 +3,8 @@ import { toOpenAPISchema } from '@elysiajs/openapi/openapi'
 import { type AnyElysia, t } from 'elysia'
 import { json, type SchemaName } from './detail.ts'
 import { bundleSchema } from './fnd/bundles.ts'
+import { imagesSchema, prepareBody } from './fnd/images.ts'
+import { registryBody, registrySchema } from './fnd/registries.ts'
 import { appSchema } from './v2/apps.ts'
 import { fnSchema } from './v2/fns.ts'
 import { triggerSchema } from './v2/triggers.ts'
@@ -39,16 +41,21 @@ const schemas: Readonly<Record<SchemaName, object>> = {
   TriggerList: listOf('Trigger'),
   Error: errorSchema,
   Bundle: bundleSchema,
+  Registry: registrySchema,
+  RegistryList: listOf('Registry'),
+  Images: imagesSchema,
 }
 
 type Operation = Record<string, unknown>
 type PathItem = Record<string, Operation>
 
 /** What the bodies of operations are, by the schema that their routes check. */
-const bodyNames = new Map<unknown, SchemaName>([
+const bodyNames = new Map<unknown, SchemaName | object>([
   [appSchema, 'App'],
   [fnSchema, 'Fn'],
   [triggerSchema, 'Trigger'],
+  [registryBody, registryBody],
+  [prepareBody, prepareBody],
 ])
 
 /** `METHOD path` → the request body, which the generator leaves empty where we parse ourselves. */
@@ -57,7 +64,7 @@ function requestBodies(app: AnyElysia): ReadonlyMap<string, object> {
   for (const { method, path, hooks } of app.routes) {
     const name = bodyNames.get(hooks.body)
     if (name === undefined) continue
-    const schema = { $ref: `#/components/schemas/${name}` }
+    const schema = typeof name === 'string' ? { $ref: `#/components/schemas/${name}` } : name
     const key = `${method.toLowerCase()} ${path.replace(/:([^/]+)/g, '{$1}')}`
     bodies.set(key, { required: true, content: { 'application/json': { schema } } })
   }
@@ -126,6 +133,7 @@ export function openApiDocument(app: AnyElysia, version: string): object {
       { name: 'Invocation', description: 'Calls.' },
       { name: 'Calls', description: 'Records of calls.' },
       { name: 'Bundles', description: 'Uploaded code.' },
+      { name: 'Images', description: 'Images of containers, and where they come from.' },
       { name: 'Logs', description: 'Output of functions.' },
       { name: 'Watching', description: 'Health and metrics.' },
       { name: 'Node', description: 'The server itself.' },

@@ -19,7 +19,9 @@ import { adminSecurity } from './detail.ts'
 import { makeErrorMapper } from './errors.ts'
 import { type Bundles, bundlesApi } from './fnd/bundles.ts'
 import { docsApi } from './fnd/docs.ts'
+import { type Images, imagesApi } from './fnd/images.ts'
 import { type NodeReports, nodeApi } from './fnd/node.ts'
+import { registriesApi, type Sealer } from './fnd/registries.ts'
 import { makeNoRoute } from './no-route.ts'
 import { openApiDocument } from './openapi.ts'
 import { appsApi } from './v2/apps.ts'
@@ -34,6 +36,8 @@ export interface ApiParts {
   readonly ids: IdSource
   readonly log: Logger
   readonly bundles: Bundles
+  readonly images: Images
+  readonly secrets: Sealer
   readonly reports: NodeReports
   /** The admin token; unused when `config.isAuthOff`. */
   readonly token: string
@@ -73,7 +77,8 @@ export function makeApi(parts: ApiParts): AnyElysia {
   })
   const count = new RequestCount(parts.counterOf)
   app.onError(({ error, request }) => count.failed(request, mapError(error, request)))
-  const resources = [appsApi, fnsApi, triggersApi, callsApi, bundlesApi, nodeApi]
+  const v2 = [appsApi, fnsApi, triggersApi, callsApi]
+  const resources = [...v2, bundlesApi, registriesApi, imagesApi, nodeApi]
   for (const resource of resources) app.use(count.over(resource(admin)))
   for (const instance of parts.extraAdmin) {
     app.use(

@@ -2,6 +2,7 @@ import { statSync } from 'node:fs'
 import { basename, dirname, extname, resolve } from 'node:path'
 import { type Command, Option } from 'commander'
 import type { BundleContent } from './bundle.ts'
+import { deployImage } from './deploy-image.ts'
 import { CliError } from './failure.ts'
 import { addFnOptions, examples, type FnOptions } from './options.ts'
 import { type Deployed, release } from './release.ts'
@@ -15,22 +16,33 @@ interface DeployOptions extends FnOptions {
   readonly exec?: boolean
   readonly entry?: string
   readonly watch?: boolean
+  readonly image?: string
 }
 
 export function addDeploy(program: Command, host: Host): void {
   const command = program
     .command('deploy')
     .description('upload code as a function and give it an address')
-    .argument('<file-or-dir>', 'TypeScript or JavaScript, or with --exec an executable')
+    .argument('[file-or-dir]', 'TypeScript or JavaScript, or with --exec an executable')
+    .option('--image <reference>', 'a Docker image instead, pinned to what it is now')
     .option('--app <app>', 'the app; default: the name of the directory given, else "default"')
-    .option('--name <name>', 'the function; default: the name of the file or directory')
+    .option('--name <name>', 'the function; default: the name of the file, directory or image')
     .option('--path <source>', 'where it answers below /t/<app>; default /<name>')
     .option('--no-trigger', 'no address of its own; it is called by id')
     .option('--exec', 'the file, or a file in the directory, is a program to run')
     .addOption(new Option('--entry <name>', 'which file of the directory to run; with --exec'))
     .option('--watch', 'deploy again whenever a source changes')
   addFnOptions(command).action(
-    runs(host, async (session, path: string, options: DeployOptions) => {
+    runs(host, async (session, path: string | undefined, options: DeployOptions) => {
+      if (options.image !== undefined) {
+        checkImageUse(path, options)
+        return deployOfImage(session, options.image, options)
+      }
+      if (path === undefined) {
+        throw new CliError('usage', 'name a file or directory, or give --image', {
+          hint: 'see: fnd deploy --help',
+        })
+      }
       if (options.watch === true) {
         const { deployOnChange } = await import('./watch.ts')
         return deployOnChange(session, () => deploy(session, path, options), path)
@@ -44,7 +56,34 @@ export function addDeploy(program: Command, host: Host): void {
     ['fnd deploy hello.ts --app shop --path /greet', 'in app shop at /t/shop/greet'],
     ['fnd deploy --exec ./program --concurrency 4', 'any executable that speaks http-stream'],
     ['fnd deploy --watch hello.ts', 'again on every save'],
+    ['fnd deploy --image registry.example/pay:3 --app shop', 'a container, as shop/pay'],
   ])
+}
+
+function checkImageUse(path: string | undefined, options: DeployOptions): void {
+  const { exec, entry, watch } = options
+  const other = path ?? (exec && '--exec') ?? (entry && '--entry') ?? (watch && '--watch')
+  if (other === undefined) return
+  throw new CliError('usage', `--image and ${other} exclude each other`, {
+    hint: 'an image brings its own code',
+  })
+}
+
+async function deployOfImage(
+  session: Session,
+  image: string,
+  options: DeployOptions,
+): Promise<void> {
+  const startedMs = performance.now()
+  const path = image.replace(/@.*$/, '').replace(/:[^:/]*$/, '')
+  const name = options.name ?? nameFrom(basename(path))
+  const names = { app: options.app ?? 'default', name }
+  const deployed = await deployImage(session, image, { ...options, ...names })
+  const tookS = ((performance.now() - startedMs) / 1000).toFixed(2)
+  await session.print(deployed, () => {
+    const pin = deployed.digest === null ? [] : [`  pinned to ${deployed.digest}`]
+    return [describe(deployed, tookS), ...pin].join('\n')
+  })
 }
 
 /** Resolves with what was read, so that a watcher knows what to look at. */

@@ -31,6 +31,13 @@ interface RunningFn extends WireFn {
   readonly concurrency: number
   readonly idle: number
   readonly busy: number
+  readonly paused: number
+  /** Of functions from Docker images. */
+  readonly image_status?: {
+    readonly pinned: string | null
+    readonly tag: string | null
+    readonly has_moved: boolean
+  }
   readonly isolation: {
     readonly level: string
     readonly measures: readonly { name: string; enforced: boolean; note: string }[]
@@ -136,17 +143,28 @@ function shortImage(image: string): string {
   return image.replace(/^(bundle:sha256-[0-9a-f]{12})[0-9a-f]+$/, '$1')
 }
 
+/** Which image runs, and whether its tag would say another by now. */
+function imageFields(status: RunningFn['image_status']): [string, string][] {
+  if (status === undefined || status.pinned === null) return []
+  const moved = `the tag means ${status.tag} by now; take it with: fnd deploy --image`
+  return [
+    ['pinned to', status.pinned],
+    ...(status.has_moved ? [['moved', moved] as const] : []),
+  ].map(([name = '', text = '']) => [name, text])
+}
+
 function describeFn(app: WireApp, fn: RunningFn): string {
   const missing = fn.isolation.measures.filter(measure => !measure.enforced)
   return formatFields([
     ['function', `${app.name}/${fn.name}`],
     ['id', fn.id],
     ['image', fn.image],
+    ...imageFields(fn.image_status),
     ['memory', `${fn.memory} MB`],
     ['timeout', `${fn.timeout} s`],
     ['idle timeout', `${fn.idle_timeout} s`],
     ['concurrency', `${fn.concurrency} an instance`],
-    ['instances', `${fn.idle} idle, ${fn.busy} busy`],
+    ['instances', `${fn.idle} idle, ${fn.busy} busy, ${fn.paused} paused`],
     ['isolation', fn.isolation.level],
     ...missing.map(({ name, note }) => ['not enforced', `${name}: ${note}`] as const),
     ['invoke', endpointOf(fn, invokeEndpoint) ?? ''],

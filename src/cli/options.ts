@@ -41,6 +41,15 @@ export function wholeNumber(min: number): (text: string) => number {
   }
 }
 
+/** Milliseconds; -1 means never. */
+function millisecondsOrNever(text: string): number {
+  const value = Number(text)
+  if (!/^(-1|\d+)$/.test(text) || !Number.isSafeInteger(value)) {
+    throw new InvalidArgumentError('write a whole number of milliseconds, or -1 for never.')
+  }
+  return value
+}
+
 /** What `deploy` and `fns update` may set on a function. */
 export interface FnOptions {
   readonly memory?: number
@@ -50,6 +59,10 @@ export interface FnOptions {
   readonly minInstances?: number
   readonly maxInstances?: number
   readonly network?: string
+  readonly format?: string
+  readonly dialect?: string
+  readonly pull?: string
+  readonly pauseAfterMs?: number
   readonly config?: Readonly<Record<string, string>>
   readonly annotation?: Readonly<Record<string, unknown>>
 }
@@ -63,6 +76,32 @@ export function addFnOptions(command: Command): Command {
     .option('--min-instances <count>', 'instances kept running', wholeNumber(0))
     .option('--max-instances <count>', 'instances at most', wholeNumber(1))
     .addOption(new Option('--network <mode>', 'which network it sees').choices(['host', 'none']))
+    .addOption(
+      new Option('--format <format>', 'how a container is spoken to').choices([
+        'http-stream',
+        'http',
+        'json',
+        'default',
+      ]),
+    )
+    .addOption(
+      new Option('--dialect <dialect>', 'whose rules the older formats follow').choices([
+        'fn',
+        'iron',
+      ]),
+    )
+    .addOption(
+      new Option('--pull <when>', 'when an image is pulled').choices([
+        'missing',
+        'always',
+        'never',
+      ]),
+    )
+    .option(
+      '--pause-after-ms <ms>',
+      'an idle container is paused after this; -1: never',
+      millisecondsOrNever,
+    )
     .option('--config <KEY=VALUE>', 'an environment variable; repeatable', keyValue)
     .option('--annotation <KEY=JSON>', 'an annotation; repeatable', keyJson)
 }
@@ -75,6 +114,10 @@ export function fnFieldsFrom(options: FnOptions): Record<string, unknown> {
     'fnd.io/min-instances': options.minInstances,
     'fnd.io/max-instances': options.maxInstances,
     'fnd.io/network': options.network,
+    'fnd.io/format': options.format,
+    'fnd.io/dialect': options.dialect,
+    'fnd.io/pull': options.pull,
+    'fnd.io/pause-after-ms': options.pauseAfterMs,
   }
   for (const [key, value] of Object.entries(own)) if (value !== undefined) annotations[key] = value
   const fields = {

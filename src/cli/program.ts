@@ -11,6 +11,7 @@ import { CliError, exitCodes, exitCodesHelp } from './failure.ts'
 import { addFns } from './fns.ts'
 import { addLogs } from './logs.ts'
 import { examples } from './options.ts'
+import { addRegistries } from './registries.ts'
 import { addRun } from './run.ts'
 import { addServe } from './serve.ts'
 import type { Host } from './session.ts'
@@ -49,6 +50,7 @@ export function makeProgram(host: Host): Command {
   addFns(program, host)
   addTriggers(program, host)
   addConfig(program, host)
+  addRegistries(program, host)
   addLogs(program, host)
   addDoctor(program, host)
   addVersion(program, host)

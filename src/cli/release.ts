@@ -37,19 +37,38 @@ export interface Deployed {
   readonly invoke_url: string
 }
 
+/** What a function is made from. */
+export interface Code {
+  readonly image: string
+  /** What `fnd.io/digest` is to say; null: nothing. */
+  readonly digest: string | null
+}
+
 export async function release(
   session: Pick<Session, 'client' | 'terminal'>,
   content: BundleContent,
   options: ReleaseOptions,
 ): Promise<Deployed> {
-  const { client } = session
   await using packed = await packBundle(content)
   await upload(session, packed)
-  const findOwnApp = () => findApp(client, options.app)
-  const app =
-    (await findOwnApp()) ??
-    ((await made(client.json('POST', '/v2/apps', { name: options.app }), findOwnApp)) as WireApp)
-  const { fn, invokeUrl } = await putFn(client, app, options, `bundle:${packed.id}`)
+  const app = await ensureApp(session.client, options.app)
+  return releaseCode(session.client, app, { image: `bundle:${packed.id}`, digest: null }, options)
+}
+
+export async function ensureApp(client: FndClient, name: string): Promise<WireApp> {
+  const find = () => findApp(client, name)
+  const making = () => made(client.json('POST', '/v2/apps', { name }), find) as Promise<WireApp>
+  return (await find()) ?? making()
+}
+
+/** The function of this code, and its trigger. */
+export async function releaseCode(
+  client: FndClient,
+  app: WireApp,
+  code: Code,
+  options: ReleaseOptions,
+): Promise<Deployed> {
+  const { fn, invokeUrl } = await putFn(client, app, options, code)
   const trigger = options.trigger ? await putTrigger(client, app, fn, options) : undefined
   const source = trigger?.source
   return {
@@ -115,10 +134,16 @@ async function putFn(
   client: FndClient,
   app: WireApp,
   options: ReleaseOptions,
-  image: string,
+  { image, digest }: Code,
 ): Promise<{ fn: WireFn; invokeUrl: string }> {
-  const fields = { image, ...fnFieldsFrom(options) }
-  const put = ({ id }: WireFn) => client.json('PUT', `/v2/fns/${id}`, fields)
+  const fields: Record<string, unknown> = { image, ...fnFieldsFrom(options) }
+  if (digest !== null) fields.annotations = { ...annotationsOf(fields), [digestKey]: digest }
+  const put = ({ id, annotations }: WireFn) => {
+    // An empty value removes the key; that of another image must not stay.
+    const isStale = digest === null && annotations?.[digestKey] !== undefined
+    const own = isStale ? { annotations: { [digestKey]: '', ...annotationsOf(fields) } } : {}
+    return client.json('PUT', `/v2/fns/${id}`, { ...fields, ...own })
+  }
   const find = () => findFn(client, app.id, options.name)
   const old = await find()
   const whole = { app_id: app.id, name: options.name, ...fields }
@@ -133,6 +158,12 @@ async function putFn(
   const shown = old ?? (fn as WireFn)
   const invokeUrl = endpointOf(shown, invokeEndpoint) ?? `${client.url}/invoke/${shown.id}`
   return { fn: fn as WireFn, invokeUrl }
+}
+
+const digestKey = 'fnd.io/digest'
+
+function annotationsOf(fields: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return { ...(fields.annotations as Record<string, unknown> | undefined) }
 }
 
 async function putTrigger(

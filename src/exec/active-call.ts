@@ -1,17 +1,23 @@
 import type { FndError } from '../errors.ts'
 import type { Client, Exchange, ExchangeSink, Reply } from '../http/client.ts'
 import type { ExchangeFault } from '../http/exchange-error.ts'
-import { type CallEnd, CallLife, type Outcome } from './call.ts'
+import { type CallEnd, CallLife } from './call.ts'
 import type { FnSpec, Instance } from './driver.ts'
 import type { InstanceId } from './pool.ts'
 
-export interface CallRequest {
+/**
+ * What is asked of a function, and who asks it. It hears once what came of it; a streamed body may
+ * go on after that. Its fields are read when the call gets its slot.
+ */
+export interface CallAsker {
   /** Header lines for the function, each ended by `\r\n`, without framing and hop-by-hop ones. */
   readonly headers: string
   readonly body: Uint8Array | ReadableStream<Uint8Array> | null
   /** Declared length of a streamed body; undefined for chunked. */
   readonly length: number | undefined
   readonly caller: Caller
+  answered(call: ActiveCall, reply: Reply): void
+  failed(call: ActiveCall, error: FndError): void
 }
 
 /**
@@ -21,10 +27,6 @@ export interface CallRequest {
 export interface Caller {
   readonly signal: AbortSignal
 }
-
-export type CallResult =
-  | { readonly ok: true; readonly call: ActiveCall; readonly reply: Reply }
-  | { readonly ok: false; readonly call: ActiveCall; readonly error: FndError }
 
 /** An instance from its start to its end. */
 export interface Running {
@@ -46,11 +48,6 @@ interface CallKeeper {
   release(call: ActiveCall, end: CallEnd): void
 }
 
-/** Is told once what came of a call; a streamed body may go on after that. */
-export interface CallAsker {
-  answered(result: CallResult): void
-}
-
 const endOfFault = {
   refused: 'closed-before-head',
   'bad-reply': 'garbage',
@@ -64,16 +61,13 @@ const endOfFault = {
 export class ActiveCall extends CallLife implements ExchangeSink {
   readonly id: string
   readonly spec: FnSpec
-  readonly arrivedMs: number
-  readonly request: CallRequest
   readonly asker: CallAsker
   /** The caller left. */
   isAbandoned = false
   /** Whether somebody listens to the caller's signal. */
   isWatched = false
-  /** 0 until it has a slot. */
-  placedMs = 0
-  deadlineMs = 0
+  /** Infinite until it has a slot. */
+  deadlineMs = Number.POSITIVE_INFINITY
   /** Where `CallList` keeps it; -1 when it does not. */
   position = -1
   /** When its answer or its failure was there for the caller; 0 before. */
@@ -81,22 +75,13 @@ export class ActiveCall extends CallLife implements ExchangeSink {
   running: Running | null = null
   /** Set while an exchange is under way. */
   exchange: Exchange | null = null
-  /** Set when it has given its slot back. */
-  outcome: Outcome | null = null
   readonly #keeper: CallKeeper
 
-  constructor(
-    keeper: CallKeeper,
-    about: { readonly id: string; readonly spec: FnSpec; readonly arrivedMs: number },
-    request: CallRequest,
-    asker: CallAsker,
-  ) {
-    super(about.arrivedMs)
+  constructor(keeper: CallKeeper, id: string, spec: FnSpec, asker: CallAsker, arrivedMs: number) {
+    super(arrivedMs)
     this.#keeper = keeper
-    this.id = about.id
-    this.spec = about.spec
-    this.arrivedMs = about.arrivedMs
-    this.request = request
+    this.id = id
+    this.spec = spec
     this.asker = asker
   }
 
@@ -106,9 +91,11 @@ export class ActiveCall extends CallLife implements ExchangeSink {
 
   exchangeEnded(status: number, fault: ExchangeFault | null): void {
     this.exchange = null
-    if (fault === null) return this.#keeper.release(this, { what: 'answered', status })
-    if (fault !== 'closed') return this.#keeper.release(this, { what: endOfFault[fault] })
-    const what = status === 0 ? 'closed-before-head' : 'closed-in-body'
-    this.#keeper.release(this, { what })
+    this.#keeper.release(this, fault === null ? status : endOf(status, fault))
   }
+}
+
+function endOf(status: number, fault: ExchangeFault): CallEnd {
+  if (fault !== 'closed') return endOfFault[fault]
+  return status === 0 ? 'closed-before-head' : 'closed-in-body'
 }

@@ -1,164 +1,89 @@
 /**
- * The life of one call: queued → placed → starting → running → done.
+ * The life of one call: queued → running → done.
  *
- * `queued` waits for a slot; `placed` has one; `starting` connects to its instance; `running` has
- * sent, or may have sent, bytes of the request; `done` is final and reached exactly once. From
- * every state a call can end. Pure: times come in, the outcome goes out as a value.
+ * `queued` waits for a slot; `running` has one, and its request went, or may have gone, to the
+ * function; `done` is final and reached exactly once. A call that never gets a slot stays queued.
+ * Pure: times come in, what became of the call goes out as a value.
  */
 import { assert, type ErrorCode } from '../errors.ts'
 
-export type CallState = 'queued' | 'placed' | 'starting' | 'running' | 'done'
+export type CallState = 'queued' | 'running' | 'done'
 
-/** What ended a call, as the shell saw it. */
+/**
+ * What ended a running call: the status of the function's answer, which is the FDK's and not the
+ * user's, or how there came none that is whole. Plain values, since every call has one.
+ */
 export type CallEnd =
-  /** The head of the function's answer came; `status` is the FDK's, not the user's. */
-  | { readonly what: 'answered'; readonly status: number }
-  /** The pool refused: no room, or too many calls wait. */
-  | { readonly what: 'refused'; readonly code: ErrorCode }
-  | { readonly what: 'start-failed'; readonly code: ErrorCode }
+  | number
   /** The socket closed or broke before the head of the answer was whole, or after it. */
-  | { readonly what: 'closed-before-head' }
-  | { readonly what: 'closed-in-body' }
-  | { readonly what: 'out-of-memory' }
-  | { readonly what: 'timed-out' }
-  | { readonly what: 'client-gone' }
+  | 'closed-before-head'
+  | 'closed-in-body'
+  | 'timed-out'
+  | 'client-gone'
   /** Bytes that are not an HTTP response. */
-  | { readonly what: 'garbage' }
-  | { readonly what: 'head-too-large' }
-  | { readonly what: 'body-too-large' }
-  /** The caller sent more than it may. */
-  | { readonly what: 'request-too-large' }
-
-export interface Outcome {
-  /** Undefined when the function's own answer goes to the caller. */
-  readonly code: ErrorCode | undefined
-  /** What becomes of the instance; `none` when the call had no slot. */
-  readonly verdict: 'keep' | 'unfit' | 'none'
-  /**
-   * False when the head of the function's answer is already with the caller, so that all that is
-   * left is to break off: an ordinary end would pass a torn body off as whole.
-   */
-  readonly isAnswerable: boolean
-}
+  | 'garbage'
+  | 'head-too-large'
+  | 'body-too-large'
 
 /** Durations for `Server-Timing`. */
 export interface Phases {
   /** Waiting for a slot, less what was the start of an instance. */
   readonly queueMs: number
-  /** Start of the instance as far as this call waited for it, and the connection to it. */
+  /** Start of the instance as far as this call waited for it. */
   readonly startMs: number
   readonly runMs: number
 }
 
 export class CallLife {
-  #state: CallState = 'queued'
-  readonly #queuedMs: number
+  readonly arrivedMs: number
   /** Of the time spent queued, the part in which the call's instance was starting. */
   #coldMs = 0
   /** Negative while it has not come to that. */
   #placedMs = -1
-  #runningMs = -1
-  #doneMs = 0
-  #isReused = false
-  #isSent = false
-  #isHeadPassedOn = false
+  #doneMs = -1
 
-  constructor(nowMs: number) {
-    this.#queuedMs = nowMs
+  constructor(arrivedMs: number) {
+    this.arrivedMs = arrivedMs
   }
 
   get state(): CallState {
-    return this.#state
+    if (this.#placedMs < 0) return 'queued'
+    return this.#doneMs < 0 ? 'running' : 'done'
   }
 
   /** The call got a slot. `startedMs` and `readyMs` are those of its instance's start. */
-  place(nowMs: number, startedMs: number, readyMs: number): void {
-    this.#step('placed', 'queued')
+  run(nowMs: number, startedMs: number, readyMs: number): void {
+    assert(this.#placedMs < 0, 'a call runs once')
     this.#placedMs = nowMs
-    this.#coldMs = Math.max(0, Math.min(nowMs, readyMs) - Math.max(this.#queuedMs, startedMs))
+    this.#coldMs = Math.max(0, Math.min(nowMs, readyMs) - Math.max(this.arrivedMs, startedMs))
   }
 
-  /** A new connection is being made; also after a reused one was found closed. */
-  connect(): void {
-    assert(this.#state === 'placed' || this.canResend, 'a call connects while nothing was sent')
-    this.#state = 'starting'
-    this.#isReused = false
-  }
-
-  /** A connection is there, new or kept from an earlier call. */
-  run(nowMs: number): void {
-    this.#isReused = this.#state === 'placed'
-    assert(this.#isReused || this.#state === 'starting', 'a call runs once on a connection')
-    this.#state = 'running'
-    this.#runningMs = nowMs
-  }
-
-  /** Bytes of the request went, or may have gone, to the function. */
-  markSent(): void {
-    assert(this.#state === 'running', 'a call is sent while it runs')
-    this.#isSent = true
-  }
-
-  /** The head of the function's answer went to the caller. */
-  markHeadPassedOn(): void {
-    assert(this.#state === 'running', 'an answer comes from a running call')
-    this.#isHeadPassedOn = true
-  }
-
-  /**
-   * A kept connection may be closed by the function at any moment, by its right, so finding it
-   * closed before a byte was sent says nothing about the call. Once bytes were sent it may have
-   * been acted on, and a second time is for the caller to decide.
-   */
-  get canResend(): boolean {
-    return this.#state === 'running' && this.#isReused && !this.#isSent
-  }
-
-  end(end: CallEnd, concurrency: number, nowMs: number): Outcome {
-    assert(this.#state !== 'done', 'a call ends once')
-    const hadSlot = this.#state !== 'queued'
-    const isAnswered = end.what === 'answered' || end.what === 'closed-in-body'
-    assert(this.#state === 'running' || !isAnswered, 'an answer comes from a running call')
-    this.#state = 'done'
+  end(nowMs: number): void {
+    assert(this.#placedMs >= 0, 'what ends was running')
+    assert(this.#doneMs < 0, 'a call ends once')
     this.#doneMs = nowMs
-    return {
-      code: codeOf(end),
-      verdict: hadSlot ? verdictOf(end, concurrency, this.#isSent) : 'none',
-      isAnswerable: !this.#isHeadPassedOn && end.what !== 'client-gone',
-    }
   }
 
   /** Adds up to the whole time of the call, up to now or to its end. */
   phases(nowMs: number): Phases {
-    const untilMs = this.#state === 'done' ? this.#doneMs : nowMs
-    if (this.#placedMs < 0) return { queueMs: untilMs - this.#queuedMs, startMs: 0, runMs: 0 }
-    const runningMs = this.#runningMs < 0 ? untilMs : this.#runningMs
+    if (this.#placedMs < 0) return { queueMs: nowMs - this.arrivedMs, startMs: 0, runMs: 0 }
     return {
-      queueMs: this.#placedMs - this.#queuedMs - this.#coldMs,
-      startMs: this.#coldMs + runningMs - this.#placedMs,
-      runMs: untilMs - runningMs,
+      queueMs: this.#placedMs - this.arrivedMs - this.#coldMs,
+      startMs: this.#coldMs,
+      runMs: (this.#doneMs < 0 ? nowMs : this.#doneMs) - this.#placedMs,
     }
-  }
-
-  #step(to: CallState, from: CallState): void {
-    assert(this.#state === from, `a call gets ${to} from ${from}`)
-    this.#state = to
   }
 }
 
-/** Fn's statuses (fn's `api/models/error.go`) by what happened. */
+/**
+ * Fn's statuses (fn's `api/models/error.go`) by what happened. Undefined when the function's own
+ * answer goes to the caller.
+ */
 export function codeOf(end: CallEnd): ErrorCode | undefined {
-  switch (end.what) {
-    case 'answered':
-      return answerCode(end.status)
-    case 'refused':
-    case 'start-failed':
-      return end.code
+  switch (end) {
     case 'closed-before-head':
     case 'closed-in-body':
       return 'function-died'
-    case 'out-of-memory':
-      return 'function-out-of-memory'
     case 'timed-out':
       return 'call-timeout'
     case 'client-gone':
@@ -169,8 +94,8 @@ export function codeOf(end: CallEnd): ErrorCode | undefined {
       return 'function-headers-too-large'
     case 'body-too-large':
       return 'function-body-too-large'
-    case 'request-too-large':
-      return 'request-body-too-large'
+    default:
+      return answerCode(end)
   }
 }
 
@@ -187,16 +112,7 @@ function answerCode(status: number): ErrorCode | undefined {
  * call may still be at it: if it takes one call at a time it must go; one that takes several keeps
  * serving the others, unless the fault was its own.
  */
-export function verdictOf(end: CallEnd, concurrency: number, isSent: boolean): 'keep' | 'unfit' {
-  switch (end.what) {
-    case 'answered':
-      return end.status === 200 || end.status === 502 || end.status === 504 ? 'keep' : 'unfit'
-    case 'refused':
-      return 'keep'
-    case 'client-gone':
-    case 'request-too-large':
-      return !isSent || concurrency > 1 ? 'keep' : 'unfit'
-    default:
-      return 'unfit'
-  }
+export function verdictOf(end: CallEnd, concurrency: number): 'keep' | 'unfit' {
+  if (end === 200 || end === 502 || end === 504) return 'keep'
+  return end === 'client-gone' && concurrency > 1 ? 'keep' : 'unfit'
 }

@@ -13,8 +13,10 @@ import {
   catchesTermination,
   killAll,
   namespaceBytes,
+  namespaceCpuMs,
   pidsWithEnv,
   processBytes,
+  processCpuMs,
   sessionPids,
 } from './proc.ts'
 import { removeTree } from './remove-tree.ts'
@@ -184,6 +186,13 @@ export class Cell {
       return this.#cgroup.memoryBytes()
     }
     return this.#countedBytes()
+  }
+
+  /** CPU time of its processes; the few that ended without a parent to wait for them are missed. */
+  cpuMs(): number {
+    const { pid } = this.child
+    const isNamespaced = this.#host.sandbox.level === 'namespaces'
+    return isNamespaced ? namespaceCpuMs(pid) : processCpuMs(pid)
   }
 
   /** For hosts without a memory cgroup: ends the cell when it is over its limit. */

@@ -26,6 +26,8 @@ export interface FnSpec {
   readonly dialect: 'fn' | 'iron'
   /** When the image is fetched from its registry. */
   readonly pull: 'missing' | 'always' | 'never'
+  /** The image is this one (`sha256:<hex>`), wherever its tag points; absent: as the tag says. */
+  readonly digest?: string
   /** An idle instance is paused after this time, where its driver can; Infinity: never. */
   readonly pauseAfterMs: number
   /** Where the output of its containers goes besides; '' for nowhere. */
@@ -62,11 +64,18 @@ export interface Instance {
   readonly socketPath: string
   /** Settles when every process of the instance is gone. Never rejects. */
   readonly exited: Promise<Exit>
-  /** SIGTERM, then SIGKILL after `graceMs`; resolves when nothing of it is left. */
+  /** SIGTERM, then SIGKILL after `graceMs`; resolves when nothing of it is left. Also of a paused
+   * one. */
   stop(graceMs: number): Promise<void>
   /** Resident bytes of all its processes, or undefined where the host cannot tell. */
   memoryBytes(): number | undefined
-  /** Takes the processor from it while it is idle. Rejects with `FndError`; then it still runs. */
+  /** CPU time that its processes have used, in ms; undefined where the host cannot tell. */
+  cpuMs?(): number | undefined
+  /**
+   * Takes the processor from it while it is idle. Rejects with `FndError`; then it still runs.
+   * Instances with both this and `resume` are paused. Neither is called while the other is under
+   * way.
+   */
   pause?(): Promise<void>
   /** Rejects with `FndError` when it cannot be had back; then it is fit only to be stopped. */
   resume?(): Promise<void>
@@ -79,6 +88,8 @@ export interface Driver extends AsyncDisposable {
   takes(image: string): boolean
   /** Fetches what the image needs; one fetch for however many callers. Rejects with `FndError`. */
   prepare(spec: FnSpec): Promise<void>
+  /** What `prepare` waits for, and how far it is, for callers who gave up; undefined: nothing. */
+  awaited?(spec: FnSpec): string | undefined
   /**
    * Starts an instance and resolves when its socket accepts calls. Rejects with `FndError`
    * `init-failed` or `init-timeout`, after removing whatever was started.

@@ -4,7 +4,9 @@
  * one instance from one list to its neighbour and allocate nothing.
  */
 import { assert, type ErrorCode } from '../errors.ts'
+import { InstanceList, type PoolInstance } from './pool-instance.ts'
 import { Estimate, runSamplesMin } from './scale.ts'
+import { Spread } from './spread.ts'
 
 export type InstanceId = number
 
@@ -18,6 +20,8 @@ export interface Demand {
   /** At least 1. Instances that only finish their last calls count too. */
   readonly instancesMax: number
   readonly idleTimeoutMs: number
+  /** An idle instance is paused after this time if it can be; Infinity: never. */
+  readonly pauseAfterMs: number
 }
 
 export interface FnStats {
@@ -26,6 +30,8 @@ export interface FnStats {
   readonly starting: number
   readonly idle: number
   readonly busy: number
+  /** Those that are being resumed included. */
+  readonly paused: number
   /** Instances that only finish their last calls. */
   readonly doomed: number
   /** Calls on all instances. */
@@ -33,60 +39,6 @@ export interface FnStats {
   readonly isRetired: boolean
   /** Why the last start failed, until one succeeds. */
   readonly failing: ErrorCode | undefined
-}
-
-export type InstancePhase = 'starting' | 'ready' | 'doomed'
-
-export class PoolInstance<C extends object> {
-  readonly id: InstanceId
-  readonly fleet: Fleet<C>
-  readonly memoryMb: number
-  readonly startedMs: number
-  /** `doomed` takes no further call and is stopped when its last one ends. */
-  phase: InstancePhase = 'starting'
-  running = 0
-  readyMs = 0
-  idleSinceMs = 0
-  /**
-   * When a call last ended here, or the first began. While calls run, one of them is at least as
-   * old as this, which is what scaling wants to know, without a record per call.
-   */
-  progressMs = 0
-  newer: PoolInstance<C> | undefined
-  older: PoolInstance<C> | undefined
-
-  constructor(id: InstanceId, fleet: Fleet<C>, nowMs: number) {
-    this.id = id
-    this.fleet = fleet
-    this.memoryMb = fleet.demand.memoryMb
-    this.startedMs = nowMs
-  }
-}
-
-/** A list through the instances themselves; `newest` is taken first, `oldest` times out first. */
-class InstanceList<C extends object> {
-  newest: PoolInstance<C> | undefined
-  oldest: PoolInstance<C> | undefined
-  size = 0
-
-  push(instance: PoolInstance<C>): void {
-    instance.newer = undefined
-    instance.older = this.newest
-    if (this.newest === undefined) this.oldest = instance
-    else this.newest.newer = instance
-    this.newest = instance
-    this.size += 1
-  }
-
-  remove(instance: PoolInstance<C>): void {
-    if (instance.newer === undefined) this.newest = instance.older
-    else instance.newer.older = instance.older
-    if (instance.older === undefined) this.oldest = instance.newer
-    else instance.older.newer = instance.newer
-    instance.newer = undefined
-    instance.older = undefined
-    this.size -= 1
-  }
 }
 
 /** A call in the queue of its function. */
@@ -104,18 +56,27 @@ export class Waiter<C extends object> {
   }
 }
 
+/** After a pause that failed, the next one is tried no sooner than this. */
+export const pauseRetryMs = 1000
+
 export class Fleet<C extends object> {
   readonly demand: Demand
   readonly instances = new Set<PoolInstance<C>>()
   readonly runTime = new Estimate(runSamplesMin)
   readonly runTimeUncrowded = new Estimate(runSamplesMin)
   readonly startTime = new Estimate(1)
+  readonly spread = new Spread()
   isRetired = false
   starting = 0
   ready = 0
+  resuming = 0
+  /** Of those that start: how many wait for what has to be fetched first. */
+  fetching = 0
   freeSlots = 0
   /** Memory of idle instances that may be evicted, as the pool last added it to its sum. */
   evictableMb = 0
+  /** Not later than when the first idle instance is to be paused; may be earlier. */
+  pauseDueMs = Number.POSITIVE_INFINITY
   /** When an arrival last made the pool look at scaling. */
   scaledAtMs = Number.NEGATIVE_INFINITY
   /** Since when the expected wait is above a start's cost; undefined while it is not. */
@@ -131,10 +92,12 @@ export class Fleet<C extends object> {
   firstWaiter: Waiter<C> | undefined
   #lastWaiter: Waiter<C> | undefined
   readonly #idle = new InstanceList<C>()
+  readonly #paused = new InstanceList<C>()
   /** By number of running calls, 1 to concurrency - 1; made when first needed. */
   readonly #partly: (InstanceList<C> | undefined)[] = []
-  /** No list below this index holds an instance. */
+  /** No list below the first index holds an instance, nor one above the second. */
   #partlyFrom = 1
+  #partlyTo = 0
 
   constructor(demand: Demand) {
     assert(demand.memoryMb > 0, 'an instance needs memory')
@@ -145,15 +108,33 @@ export class Fleet<C extends object> {
 
   /** Instances that take calls or will. */
   get usable(): number {
-    return this.ready + this.starting
+    return this.ready + this.starting + this.resuming
+  }
+
+  get paused(): number {
+    return this.#paused.size
   }
 
   get idle(): number {
     return this.#idle.size
   }
 
-  get oldestIdle(): PoolInstance<C> | undefined {
-    return this.#idle.oldest
+  /** Of the idle and the paused instances, the one that has been without calls for longest. */
+  get oldestUnused(): PoolInstance<C> | undefined {
+    return older(this.#idle.oldest, this.#paused.oldest)
+  }
+
+  /** The idle and the paused instances, the longest without calls first. */
+  *unused(): Generator<PoolInstance<C>> {
+    let idle = this.#idle.oldest
+    let paused = this.#paused.oldest
+    for (;;) {
+      const next = older(idle, paused)
+      if (next === undefined) return
+      if (next === idle) idle = idle.newer
+      else paused = paused?.newer
+      yield next
+    }
   }
 
   /** Ready instances that run at least one call. */
@@ -161,22 +142,54 @@ export class Fleet<C extends object> {
     return this.ready - this.#idle.size
   }
 
+  /** Calls on instances that take more. */
+  get running(): number {
+    return this.ready * this.demand.concurrency - this.freeSlots
+  }
+
   /**
-   * The instance for the next call. A JavaScript instance computes on one core, so calls spread
-   * over idle instances until there is a busy one per core. From there on spreading gains nothing
-   * and keeps instances warm for nothing: the least loaded busy one with a free slot takes the
-   * call, and an idle one only when all busy ones are full. With one call per instance this is
-   * plain last-in first-out.
+   * Over how many instances calls spread. Of those that take one call at a time, every busy one is
+   * full, so there is nothing to choose; but each idles while its answer is on its way, so one per
+   * core is worth having from the first.
    */
-  pick(cpus: number): PoolInstance<C> | undefined {
+  widthOf(cpus: number): number {
+    return this.demand.concurrency === 1 ? cpus : this.spread.width
+  }
+
+  /** Whether its calls might spread over more instances, or fewer, than they do. */
+  isMeasured(cpus: number): boolean {
+    if (this.demand.concurrency === 1 || cpus === 1) return false
+    return this.ready <= 2 * cpus && (this.spread.width > 1 || this.running > 1)
+  }
+
+  /**
+   * The instance for the next call. Calls spread over idle instances until as many are busy as
+   * `spread` says. From there on the least loaded busy one takes the call, and an idle one only
+   * when all busy ones are full. Of too many busy ones the most loaded takes it, so that the others
+   * fall idle. With one call per instance this is plain last-in first-out.
+   */
+  pick(): PoolInstance<C> | undefined {
     if (this.freeSlots === 0) return undefined
     const idle = this.#idle.newest
-    if (idle !== undefined && (this.busy < cpus || this.#isAllFull())) return idle
+    const { width } = this.spread
+    if (idle !== undefined && (this.busy < width || this.#isAllFull())) return idle
+    return (this.busy > width ? this.#mostLoaded() : this.#leastLoaded()) ?? idle
+  }
+
+  #leastLoaded(): PoolInstance<C> | undefined {
     for (; this.#partlyFrom < this.demand.concurrency; this.#partlyFrom += 1) {
       const instance = this.#partly[this.#partlyFrom]?.newest
       if (instance !== undefined) return instance
     }
-    return idle
+    return undefined
+  }
+
+  #mostLoaded(): PoolInstance<C> | undefined {
+    for (; this.#partlyTo > 0; this.#partlyTo -= 1) {
+      const instance = this.#partly[this.#partlyTo]?.newest
+      if (instance !== undefined) return instance
+    }
+    return undefined
   }
 
   #isAllFull(): boolean {
@@ -197,7 +210,10 @@ export class Fleet<C extends object> {
     if (instance.phase === 'ready') this.#unlist(instance)
     instance.running -= 1
     instance.progressMs = nowMs
-    if (instance.running === 0) instance.idleSinceMs = nowMs
+    if (instance.running === 0) {
+      instance.idleSinceMs = nowMs
+      instance.pauseFromMs = nowMs
+    }
     if (instance.phase === 'ready') this.#list(instance)
   }
 
@@ -209,11 +225,68 @@ export class Fleet<C extends object> {
   markReady(instance: PoolInstance<C>, nowMs: number): void {
     assert(instance.phase === 'starting', 'an instance gets ready once')
     this.starting -= 1
+    instance.readyMs = nowMs
+    this.#beginIdle(instance, nowMs)
+  }
+
+  markResumed(instance: PoolInstance<C>, nowMs: number): void {
+    assert(instance.phase === 'resuming', 'what is resumed was asked for')
+    this.resuming -= 1
+    this.#beginIdle(instance, nowMs)
+  }
+
+  #beginIdle(instance: PoolInstance<C>, nowMs: number): void {
+    instance.idleSinceMs = nowMs
+    instance.pauseFromMs = nowMs
+    this.#enterReady(instance)
+  }
+
+  #enterReady(instance: PoolInstance<C>): void {
     this.ready += 1
     instance.phase = 'ready'
-    instance.readyMs = nowMs
-    instance.idleSinceMs = nowMs
     this.#list(instance)
+  }
+
+  pause(instance: PoolInstance<C>): void {
+    assert(instance.phase === 'ready' && instance.running === 0, 'only idle instances are paused')
+    this.#unlist(instance)
+    this.ready -= 1
+    instance.phase = 'paused'
+    this.#paused.insert(instance)
+  }
+
+  /** Begins to resume the paused instance that was used last. */
+  resume(): PoolInstance<C> {
+    const instance = this.#paused.newest
+    assert(instance !== undefined, 'there is a paused instance to resume')
+    this.#paused.remove(instance)
+    this.resuming += 1
+    instance.phase = 'resuming'
+    return instance
+  }
+
+  /** The pause did not come about. It is idle for as long as it was, and is tried again later. */
+  undoPause(instance: PoolInstance<C>, nowMs: number): void {
+    if (instance.phase === 'paused') this.#paused.remove(instance)
+    else this.resuming -= 1
+    instance.pauseFromMs = nowMs + Math.max(0, pauseRetryMs - this.demand.pauseAfterMs)
+    this.#enterReady(instance)
+  }
+
+  /** The idle instances whose pause is due, and since this is known then, when the next one is. */
+  takeDueForPause(nowMs: number): PoolInstance<C>[] {
+    const found: PoolInstance<C>[] = []
+    this.pauseDueMs = Number.POSITIVE_INFINITY
+    for (let each = this.#idle.oldest; each !== undefined; each = each.newer) {
+      const dueMs = this.#pauseDueMsOf(each)
+      if (dueMs <= nowMs) found.push(each)
+      else this.pauseDueMs = Math.min(this.pauseDueMs, dueMs)
+    }
+    return found
+  }
+
+  #pauseDueMsOf({ canPause, pauseFromMs }: PoolInstance<C>): number {
+    return canPause ? pauseFromMs + this.demand.pauseAfterMs : Number.POSITIVE_INFINITY
   }
 
   /** Takes an instance out of use; its running calls go on. */
@@ -223,6 +296,8 @@ export class Fleet<C extends object> {
       this.ready -= 1
     }
     if (instance.phase === 'starting') this.starting -= 1
+    if (instance.phase === 'resuming') this.resuming -= 1
+    if (instance.phase === 'paused') this.#paused.remove(instance)
     instance.phase = 'doomed'
   }
 
@@ -234,12 +309,15 @@ export class Fleet<C extends object> {
   #list(instance: PoolInstance<C>): void {
     const { concurrency } = this.demand
     this.freeSlots += concurrency - instance.running
-    if (instance.running === 0) this.#idle.push(instance)
-    else if (instance.running < concurrency) {
+    if (instance.running === 0) {
+      this.#idle.insert(instance)
+      this.pauseDueMs = Math.min(this.pauseDueMs, this.#pauseDueMsOf(instance))
+    } else if (instance.running < concurrency) {
       const list = this.#partly[instance.running] ?? new InstanceList<C>()
       this.#partly[instance.running] = list
       list.push(instance)
       if (instance.running < this.#partlyFrom) this.#partlyFrom = instance.running
+      if (instance.running > this.#partlyTo) this.#partlyTo = instance.running
     }
   }
 
@@ -262,6 +340,7 @@ export class Fleet<C extends object> {
       starting: this.starting,
       idle: this.idle,
       busy: this.busy,
+      paused: this.paused + this.resuming,
       doomed,
       running,
       isRetired: this.isRetired,
@@ -297,4 +376,12 @@ export class Fleet<C extends object> {
     this.waiting -= 1
     if (this.waiting === 0) this.pressedSinceMs = undefined
   }
+}
+
+function older<I extends { readonly idleSinceMs: number }>(
+  a: I | undefined,
+  b: I | undefined,
+): I | undefined {
+  if (a === undefined || b === undefined) return a ?? b
+  return b.idleSinceMs < a.idleSinceMs ? b : a
 }

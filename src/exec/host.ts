@@ -20,8 +20,20 @@ export function memoryMbFor(bytesMax: number, reserveMb: number): number {
 
 /** What a process that fnd starts may be allowed at most: fnd's own hard limit of open files. */
 export function openFilesHardMax(): number {
-  const line = /^Max open files +\S+ +(\d+)/m.exec(readIfThere('/proc/self/limits'))
-  return line === null ? Number.POSITIVE_INFINITY : Number(line[1])
+  return hardLimit('Max open files')
+}
+
+/** The same of processes of one user. */
+export function processesHardMax(): number {
+  return hardLimit('Max processes')
+}
+
+function hardLimit(name: string): number {
+  const line = readIfThere('/proc/self/limits')
+    .split('\n')
+    .find(one => one.startsWith(name))
+  const value = line?.slice(name.length).trim().split(/\s+/)[1]
+  return value === undefined || value === 'unlimited' ? Number.POSITIVE_INFINITY : Number(value)
 }
 
 /** Above this share of busy time the cores count as full. */

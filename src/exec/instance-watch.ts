@@ -1,7 +1,7 @@
 /** Hears of every instance: its output finds its call, its life is counted and logged. */
 import type { Logger } from '../log.ts'
+import type { InstanceEvent, InstanceObserver } from './observers.ts'
 import type { CallOutput } from './output.ts'
-import type { InstanceEvent, InstanceObserver } from './runner.ts'
 import type { SyslogSender } from './syslog.ts'
 
 export class InstanceWatch implements InstanceObserver {
@@ -41,6 +41,16 @@ export class InstanceWatch implements InstanceObserver {
         this.startFailuresTotal += 1
         this.#output.close(instanceId)
         this.#log.warn({ ...about, reason: event.error.message }, 'instance did not start')
+        return
+      case 'paused':
+      case 'resumed':
+        this.#log.debug(about, `instance ${event.kind}`)
+        return
+      case 'pause-failed':
+        this.#log.warn({ ...about, reason: event.error.message }, 'instance was not paused')
+        return
+      case 'resume-failed':
+        this.#log.warn({ ...about, reason: event.error.message }, 'instance was not resumed')
         return
       case 'stopping':
         if (event.why === 'evicted') this.evictionsTotal += 1

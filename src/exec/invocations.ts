@@ -6,10 +6,11 @@
 import type { ErrorCode } from '../errors.ts'
 import type { FnRoute } from '../store/state.ts'
 import type { FnMetrics } from '../watch/fn-metrics.ts'
-import type { ActiveCall, CallAsker, CallRequest } from './active-call.ts'
-import type { CallEnd } from './call.ts'
+import type { ActiveCall, CallAsker } from './active-call.ts'
+import { type CallEnd, codeOf } from './call.ts'
 import type { FnSpec } from './driver.ts'
-import type { CallObserver, Runner } from './runner.ts'
+import type { CallObserver } from './observers.ts'
+import type { Runner } from './runner.ts'
 
 interface Target {
   readonly route: FnRoute
@@ -29,8 +30,8 @@ export class Invocations {
     this.#parts = parts
   }
 
-  call(route: FnRoute, request: CallRequest, asker: CallAsker): void {
-    this.#parts.runner.call(this.specOf(route), request, asker)
+  call(route: FnRoute, asker: CallAsker): void {
+    this.#parts.runner.call(this.specOf(route), asker)
   }
 
   /** The spec of a route, defined in the pool. */
@@ -89,13 +90,13 @@ export class CallCounter implements CallObserver {
 
   released(call: ActiveCall, end: CallEnd): void {
     const { queueMs, startMs, runMs } = call.phases(0)
-    const code = call.outcome?.code
+    const code = codeOf(end)
     const how =
       code === undefined
         ? 'completed'
         : code === 'call-timeout'
           ? 'timeout'
-          : end.what === 'client-gone'
+          : end === 'client-gone'
             ? 'canceled'
             : 'error'
     this.#byFn.get(call.spec.fnId)?.done(queueMs, startMs, runMs, how)

@@ -1,18 +1,18 @@
 /**
  * The pool decides, and does nothing: which instance takes a call, when one more is started, which
- * idle one makes room. It is pure and synchronous; time comes in as an argument, decisions go out
- * as effects that the runner carries out in their order.
+ * idle one is paused or makes room. It is pure and synchronous; time comes in as an argument,
+ * decisions go out as effects that the runner carries out in their order.
  *
  * Always true after an operation: the memory of all instances fits the node; no call waits while an
- * instance of its function has a free slot; every call that waits is assigned, failed or cancelled
- * exactly once. A stopped instance counts as gone at once: a runner that wants memory never to be
- * used twice awaits the stops before a start that follows them. What is reported of an instance
- * after its stop is ignored, because the two can cross.
+ * instance of its function has a free slot, or is paused and not asked for; every call that waits
+ * is assigned, failed or cancelled exactly once. A stopped instance counts as gone at once: a
+ * runner that wants memory never to be used twice awaits the stops before a start that follows
+ * them. What is reported of an instance after its stop is ignored, because the two can cross.
  */
 import { assert, type ErrorCode } from '../errors.ts'
-import type { Demand, FnStats, InstanceId, PoolInstance } from './fleet.ts'
-import { Fleet, Waiter } from './fleet.ts'
-import { type Effect, Roster } from './roster.ts'
+import { type Demand, Fleet, type InstanceId, Waiter } from './fleet.ts'
+import type { PoolInstance } from './pool-instance.ts'
+import { type Effect, Roster, type RosterStats } from './roster.ts'
 import type { Pressure } from './scale.ts'
 import { backoffMs, backoffMsMax, expectedWaitMs, startMsDefault, wantsStart } from './scale.ts'
 
@@ -31,16 +31,6 @@ export interface PoolLimits {
 
 /** `waiting`: an `assign` or `fail` effect for the call follows, perhaps already with this turn. */
 export type Placement = InstanceId | 'waiting' | 'busy' | 'too-large'
-
-export interface PoolStats {
-  readonly memoryMbUsed: number
-  readonly memoryMbAvailable: number
-  /** The part of what is used that eviction could free. */
-  readonly memoryMbEvictable: number
-  readonly waiting: number
-  readonly starting: number
-  readonly fns: readonly FnStats[]
-}
 
 /** While calls wait, scaling and their deadlines are looked at this often; about two starts of a
  * process, so that a growing backlog is met as fast as instances can come. */
@@ -120,7 +110,7 @@ export class Pool<C extends object> {
     const fleet = this.#roster.fleets.get(key)
     assert(fleet !== undefined, 'a function is defined before it is called')
     if (this.#roster.isDraining) return 'busy'
-    const instance = fleet.pick(this.#limits.cpus)
+    const instance = fleet.pick()
     if (instance === undefined) return this.#queue(fleet, call, nowMs)
     fleet.take(instance, nowMs)
     this.#roster.noteEvictable(fleet)
@@ -131,7 +121,8 @@ export class Pool<C extends object> {
     const { demand, failure } = fleet
     if (demand.memoryMb > this.#limits.memoryMbMax) return 'too-large'
     assert(!this.#waiters.has(call), 'a call waits once')
-    if (failure !== undefined && fleet.usable === 0 && nowMs < fleet.backoffUntilMs) {
+    const isHelpless = fleet.usable + fleet.paused === 0
+    if (failure !== undefined && isHelpless && nowMs < fleet.backoffUntilMs) {
       this.#fail(call, failure.code, failure.detail)
       return 'waiting'
     }
@@ -143,9 +134,14 @@ export class Pool<C extends object> {
     this.#waiters.set(call, waiter)
     this.#hungry.add(fleet)
     this.#waitWakeMs = Math.min(this.#waitWakeMs, nowMs + rescaleMs)
+    this.#wake(fleet)
     // The age of running calls is left to `tick`, which need not look at them for each arrival. Nor
-    // does an arrival say much more than the one before it, once there is an instance per core.
-    if (fleet.usable < this.#limits.cpus || nowMs - fleet.scaledAtMs >= rescaleMsMin) {
+    // does an arrival say much more than the one before it, once there are the instances that could
+    // be started without looking at how long calls wait.
+    if (
+      fleet.usable < fleet.widthOf(this.#limits.cpus) ||
+      nowMs - fleet.scaledAtMs >= rescaleMsMin
+    ) {
       fleet.scaledAtMs = nowMs
       while (this.#maybeStart(fleet, nowMs, 0));
     }
@@ -165,23 +161,67 @@ export class Pool<C extends object> {
     return true
   }
 
-  /** A start came to its good end. */
-  ready(id: InstanceId, nowMs: number): void {
+  /** A start came to its good end. `canPause` says whether the instance may get `pause` effects. */
+  ready(id: InstanceId, nowMs: number, canPause = false): void {
     const instance = this.#roster.find(id)
     if (instance === undefined) return
     const { fleet } = instance
+    instance.canPause = canPause
+    this.#roster.setFetching(instance, false)
     fleet.startTime.add(nowMs - instance.startedMs)
     fleet.markReady(instance, nowMs)
     this.#roster.starting -= 1
     fleet.startFailures = 0
     fleet.failure = undefined
     fleet.backoffUntilMs = 0
+    this.#serve(instance, nowMs)
+  }
+
+  /** A paused instance runs again. */
+  resumed(id: InstanceId, nowMs: number): void {
+    const instance = this.#roster.find(id)
+    if (instance === undefined) return
+    instance.fleet.markResumed(instance, nowMs)
+    this.#serve(instance, nowMs)
+  }
+
+  /** A paused instance cannot be had back; it is stopped, and calls get another. */
+  resumeFailed(id: InstanceId, nowMs: number): void {
+    const instance = this.#roster.find(id)
+    if (instance === undefined) return
+    assert(instance.phase === 'resuming', 'what is resumed was asked for')
+    this.#roster.stop(instance, 'unfit')
+    this.#afterChange(instance.fleet, nowMs)
+  }
+
+  /** An instance runs that was to be paused. If it was to be resumed meanwhile, this ends that. */
+  pauseFailed(id: InstanceId, nowMs: number): void {
+    const instance = this.#roster.find(id)
+    if (instance === undefined) return
+    instance.fleet.undoPause(instance, nowMs)
+    this.#serve(instance, nowMs)
+  }
+
+  /** Gives an instance that became ready what waits for it. */
+  #serve(instance: PoolInstance<C>, nowMs: number): void {
+    const { fleet } = instance
     while (fleet.firstWaiter !== undefined && instance.running < fleet.demand.concurrency) {
       this.#assign(fleet.firstWaiter, instance, nowMs)
     }
     this.#roster.noteEvictable(fleet)
     if (fleet.waiting === 0 && this.#roster.isClosing(fleet)) this.#roster.dismiss(fleet)
     this.#afterChange(fleet, nowMs)
+  }
+
+  /**
+   * A start waits for something to be fetched, or does so no more. That takes nothing of this
+   * machine that other starts need; but no further start of its function begins, to wait as well.
+   */
+  fetching(id: InstanceId, isFetching: boolean, nowMs: number): void {
+    const instance = this.#roster.find(id)
+    if (instance?.phase !== 'starting') return
+    this.#roster.setFetching(instance, isFetching)
+    this.#afterChange(instance.fleet, nowMs)
   }
 
   /** A start failed, and nothing of it is left. */
@@ -251,11 +291,27 @@ export class Pool<C extends object> {
 
   tick(nowMs: number): void {
     for (const fleet of this.#hungry) this.#expireWaiting(fleet, nowMs)
-    if (nowMs >= this.#roster.idleWakeMs) this.#roster.expireIdle(nowMs)
+    if (nowMs >= this.#roster.idleWakeMs) this.#roster.rest(nowMs)
     this.#share(this.#hungry, nowMs)
     if (nowMs >= this.#shortWakeMs) this.#shortWakeMs = Number.POSITIVE_INFINITY
     for (const fleet of this.#short) this.#keepMin(fleet, nowMs)
     this.#waitWakeMs = this.#hungry.size > 0 ? nowMs + rescaleMs : Number.POSITIVE_INFINITY
+  }
+
+  /** Instances whose CPU time `observe` wants to know just now; a bounded number. */
+  toMeasure(): InstanceId[] {
+    return this.#roster.toMeasure(this.#limits.cpus)
+  }
+
+  /** What came of `toMeasure`; undefined where the host cannot tell. */
+  observe(cpuMsOf: ReadonlyMap<InstanceId, number | undefined>, nowMs: number): void {
+    const { cpus } = this.#limits
+    for (const [fleet, share] of this.#roster.sharesOf(cpuMsOf, nowMs)) {
+      if (share === undefined) fleet.spread.giveUp(cpus)
+      else fleet.spread.look(share, fleet.running, cpus, this.isSaturated)
+      const isShort = fleet.usable < Math.min(fleet.spread.width, fleet.running)
+      if (isShort && !this.#roster.isClosing(fleet)) this.#grow(fleet, nowMs)
+    }
   }
 
   get hasEffects(): boolean {
@@ -270,15 +326,8 @@ export class Pool<C extends object> {
     return effects
   }
 
-  stats(): PoolStats {
-    return {
-      memoryMbUsed: this.#roster.memoryMb,
-      memoryMbAvailable: this.#roster.freeMb,
-      memoryMbEvictable: this.#roster.evictableMb,
-      waiting: this.#waiters.size,
-      starting: this.#roster.starting,
-      fns: Array.from(this.#roster.fleets.values(), fleet => fleet.stats()),
-    }
+  stats(): RosterStats & { readonly waiting: number } {
+    return { ...this.#roster.stats(), waiting: this.#waiters.size }
   }
 
   #assign(waiter: Waiter<C>, instance: PoolInstance<C>, nowMs: number): void {
@@ -312,8 +361,17 @@ export class Pool<C extends object> {
     if (fleet.waiting === 0 && this.#roster.isClosing(fleet)) this.#roster.dismiss(fleet)
   }
 
+  /** A paused instance is had back sooner than a new one, and at no cost. */
+  #wake(fleet: Fleet<C>): void {
+    const { concurrency } = fleet.demand
+    while (fleet.paused > 0 && fleet.waiting > fleet.resuming * concurrency) {
+      this.#roster.resume(fleet)
+    }
+  }
+
   /** After an instance came or went: its function may need another, and so may others. */
   #afterChange(fleet: Fleet<C>, nowMs: number): void {
+    this.#wake(fleet)
     this.#roster.noteEvictable(fleet)
     this.#roster.forgetIfOver(fleet)
     if (fleet.waiting > 0) this.#block(fleet)
@@ -324,11 +382,20 @@ export class Pool<C extends object> {
   /** Starts one more instance for waiting calls if they need it and the node has room. */
   #maybeStart(fleet: Fleet<C>, nowMs: number, oldestMs: number): boolean {
     if (!wantsStart(this.#pressure(fleet, nowMs, oldestMs))) return false
+    return this.#grow(fleet, nowMs)
+  }
+
+  /** Resumes or starts one more, unless something forbids it; without room, `feed` tries again. */
+  #grow(fleet: Fleet<C>, nowMs: number): boolean {
+    if (fleet.paused > 0) {
+      this.#roster.resume(fleet)
+      return true
+    }
     if (fleet.instances.size >= fleet.demand.instancesMax) return false
     if (fleet.isRetired && fleet.usable > 0) return false
-    if (nowMs < fleet.backoffUntilMs) return false
+    if (nowMs < fleet.backoffUntilMs || fleet.fetching > 0) return false
     if (this.#roster.starting >= this.#limits.startsMax || !this.#roster.makeRoom(fleet)) {
-      this.#block(fleet)
+      if (fleet.waiting > 0) this.#block(fleet)
       return false
     }
     fleet.pressedSinceMs = undefined
@@ -345,9 +412,9 @@ export class Pool<C extends object> {
     const pressure = {
       waiting: fleet.waiting,
       instances: fleet.usable,
-      starting: fleet.starting,
+      starting: fleet.starting + fleet.resuming,
       concurrency: fleet.demand.concurrency,
-      cpus: this.#limits.cpus,
+      width: fleet.widthOf(this.#limits.cpus),
       runMs: fleet.runTime.ms,
       runMsUncrowded: fleet.runTimeUncrowded.ms,
       oldestMs,
@@ -401,12 +468,16 @@ export class Pool<C extends object> {
     const { demand } = fleet
     const min = this.#roster.instancesMin(fleet)
     const dueMs = Math.max(fleet.backoffUntilMs, fleet.restartAtMs)
-    while (fleet.usable < min && fleet.instances.size < demand.instancesMax && nowMs >= dueMs) {
-      if (this.#roster.starting >= this.#limits.startsMax) break
+    while (
+      fleet.usable + fleet.paused < min &&
+      fleet.instances.size < demand.instancesMax &&
+      nowMs >= dueMs
+    ) {
+      if (this.#roster.starting >= this.#limits.startsMax || fleet.fetching > 0) break
       if (demand.memoryMb > this.#roster.freeMb) break
       this.#roster.start(fleet, nowMs)
     }
-    if (fleet.usable >= min) this.#short.delete(fleet)
+    if (fleet.usable + fleet.paused >= min) this.#short.delete(fleet)
     else {
       this.#short.add(fleet)
       if (nowMs < dueMs) this.#shortWakeMs = Math.min(this.#shortWakeMs, dueMs)

@@ -29,6 +29,31 @@ function residentBytes(proc: string, pid: number): number {
   return Number(resident) * pageBytes
 }
 
+/** The kernel counts CPU time for its users in hundredths of a second, whatever its own clock. */
+const tickMs = 10
+
+/** CPU time of a process and of those children that it has waited for. */
+function usedCpuMs(proc: string, pid: number): number {
+  const stat = readProc(`${proc}/${pid}/stat`) ?? ''
+  // The name, in parentheses, may hold anything. After it, fields 14 to 17 of proc(5).
+  const ticks = stat
+    .slice(stat.lastIndexOf(')') + 2)
+    .split(' ')
+    .slice(11, 15)
+  return ticks.reduce((sum, each) => sum + Number(each), 0) * tickMs
+}
+
+/** As `namespaceBytes`, of the CPU time. */
+export function namespaceCpuMs(pid: number): number {
+  const proc = `/proc/${pid}/root/proc`
+  return pidsIn(proc).reduce((sum, each) => sum + usedCpuMs(proc, each), 0)
+}
+
+/** Without the children that still run: to find those, every process of the host is looked at. */
+export function processCpuMs(pid: number): number {
+  return usedCpuMs('/proc', pid)
+}
+
 /** Of all processes in the pid namespace whose first process is `pid`, through its own /proc. */
 export function namespaceBytes(pid: number): number {
   const proc = `/proc/${pid}/root/proc`

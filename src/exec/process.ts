@@ -158,7 +158,8 @@ export class ProcessDriver implements Driver {
         socketPath,
         exited: cell.gone,
         stop: graceMs => cell.stop(graceMs),
-        memoryBytes: () => memoryOf(cell),
+        memoryBytes: () => toldBy(cell, () => cell.memoryBytes()),
+        cpuMs: () => toldBy(cell, () => cell.cpuMs()),
       }
     } catch (cause) {
       await cell.stop(0)
@@ -351,10 +352,10 @@ async function untilReady(cell: Cell, deadlineMs: number, signal: AbortSignal): 
 }
 
 /** Undefined when it has ended, or the host does not say, for want of a descriptor perhaps. */
-function memoryOf(cell: Cell): number | undefined {
+function toldBy(cell: Cell, ask: () => number): number | undefined {
   if (cell.child.hasEnded) return undefined
   try {
-    return cell.memoryBytes()
+    return ask()
   } catch (cause) {
     if (!isSystemError(cause)) throw cause
     return undefined

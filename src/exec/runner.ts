@@ -8,40 +8,14 @@ import { assert, type ErrorCode, FndError } from '../errors.ts'
 import { Client, type Reply } from '../http/client.ts'
 import { ExchangeError } from '../http/exchange-error.ts'
 import type { IdSource } from '../ids.ts'
-import { ActiveCall, type CallAsker, type CallRequest, type Running } from './active-call.ts'
-import { type CallEnd, codeOf } from './call.ts'
+import { ActiveCall, type CallAsker, type Running } from './active-call.ts'
+import { type CallEnd, codeOf, verdictOf } from './call.ts'
 import { CallList } from './call-list.ts'
 import { refusalFrom } from './docker/refusal.ts'
 import type { Driver, FnSpec, Instance } from './driver.ts'
+import type { CallObserver, InstanceEvent, InstanceObserver } from './observers.ts'
+import { canPause, Pauses } from './pauses.ts'
 import { type Effect, type InstanceId, Pool, type PoolLimits } from './pool.ts'
-
-/** What the runner tells of each call to whoever counts; on the invoke path, so nearly free. */
-export interface CallObserver {
-  queued(spec: FnSpec): void
-  placed(call: ActiveCall): void
-  /** The call never got a slot. */
-  refused(call: ActiveCall, code: ErrorCode): void
-  /** The call gave its slot back; its answer may have begun long before. */
-  released(call: ActiveCall, end: CallEnd): void
-}
-
-/** Who listens to instances: their output belongs to the call that is between begin and end. */
-export interface InstanceObserver {
-  begin(instanceId: string, fnId: string, callId: string): void
-  end(instanceId: string, callId: string): void
-  event(event: InstanceEvent): void
-}
-
-export type InstanceEvent = {
-  readonly instanceId: string
-  readonly spec: FnSpec
-} & (
-  | { readonly kind: 'starting' }
-  | { readonly kind: 'ready'; readonly pid: number; readonly startMs: number }
-  | { readonly kind: 'start-failed'; readonly error: FndError }
-  | { readonly kind: 'stopping'; readonly why: string }
-  | { readonly kind: 'gone'; readonly reason: string }
-)
 
 export interface RunnerOptions {
   readonly clock: Clock
@@ -63,10 +37,14 @@ const sweepMs = 50
 const watchedFromMs = 100
 /** Sweeps between looks at the cores: ten ticks of the kernel's clock, and `settleMs`. */
 const coresEvery = 2
+/** Sweeps between looks at the CPU time of instances: twenty ticks of the kernel's clock. */
+const sharesEvery = 4
 /** An instance that is told to go gets this long before it is killed. */
 const stopGraceMs = 500
 /** A start waits this long at most: a container whose daemon hangs ends nobody knows when. */
 const stopsWaitMs = 2000
+/** What a start needs is fetched if it is not there after this time. */
+const fetchingFromMs = 250
 /** How long to wait for the reason of an instance's death before its callers are answered. */
 const deathReasonMs = 250
 
@@ -79,6 +57,7 @@ export class Runner {
   readonly #instances = new Map<InstanceId, Running>()
   /** Calls that wait for a slot or hold one. */
   readonly #calls = new CallList()
+  readonly #pauses = new Pauses()
   /** Stops under way: a start waits a while for them, so that memory is not used twice. */
   readonly #stopping = new Set<Promise<void>>()
   readonly #sweep: ReturnType<typeof setInterval>
@@ -135,9 +114,8 @@ export class Runner {
    * perhaps within this call. By callbacks, because each promise on the way would cost as much as
    * the pool.
    */
-  call(spec: FnSpec, request: CallRequest, asker: CallAsker): void {
-    const about = { id: this.#options.ids.next(), spec, arrivedMs: this.#now() }
-    const call = new ActiveCall(this, about, request, asker)
+  call(spec: FnSpec, asker: CallAsker): void {
+    const call = new ActiveCall(this, this.#options.ids.next(), spec, asker, this.#now())
     this.#options.calls.queued(spec)
     if (this.#isDraining) return this.#refuse(call, new FndError('shutting-down'))
     this.#place(call, call.arrivedMs)
@@ -168,7 +146,7 @@ export class Runner {
 
   #fail(call: ActiveCall, error: FndError): void {
     call.answeredMs = this.#now()
-    call.asker.answered({ ok: false, call, error })
+    call.asker.failed(call, error)
   }
 
   /** The caller went away. */
@@ -191,18 +169,14 @@ export class Runner {
       return this.#carryOutSoon()
     }
     call.running = running
-    call.place(nowMs, running.startedMs, running.readyMs)
-    call.placedMs = nowMs
+    call.run(nowMs, running.startedMs, running.readyMs)
     call.deadlineMs = nowMs + call.spec.timeoutMs
     this.#options.instances.begin(running.name, call.spec.fnId, call.id)
     this.#options.calls.placed(call)
-    const { headers, body, length } = call.request
     const head =
       `POST /call HTTP/1.1\r\nhost: localhost\r\nfn-call-id: ${call.id}\r\n` +
-      `fn-deadline: ${this.#deadlineOf(call.spec)}\r\n${headers}`
-    call.run(nowMs)
-    call.markSent()
-    call.exchange = client.exchange({ head, body, length }, call)
+      `fn-deadline: ${this.#deadlineOf(call.spec)}\r\n${call.asker.headers}`
+    call.exchange = client.exchange(head, call.asker, call)
     if (call.isAbandoned) call.exchange.abort('aborted')
   }
 
@@ -210,7 +184,7 @@ export class Runner {
   replied(call: ActiveCall, reply: Reply): void {
     if (reply.status !== 200) return this.#fail(call, refusalOf(call.spec, reply))
     call.answeredMs = this.#now()
-    call.asker.answered({ ok: true, call, reply })
+    call.asker.answered(call, reply)
   }
 
   /** Fn-Deadline has whole seconds, so calls of one second share its text. */
@@ -236,15 +210,13 @@ export class Runner {
     assert(running !== null, 'only a placed call has a slot to give back')
     this.#calls.delete(call)
     const nowMs = this.#now()
-    const outcome = call.end(end, call.spec.concurrency, nowMs)
-    call.outcome = outcome
+    call.end(nowMs)
     this.#options.instances.end(running.name, call.id)
     this.#options.calls.released(call, end)
-    const verdict = outcome.verdict === 'unfit' ? 'unfit' : 'keep'
-    this.#pool.release(running.id, nowMs - call.placedMs, verdict, nowMs)
-    if (call.answeredMs === 0 && outcome.code !== undefined) {
-      void this.#failBroken(call, outcome.code)
-    }
+    const verdict = verdictOf(end, call.spec.concurrency)
+    this.#pool.release(running.id, call.phases(nowMs).runMs, verdict, nowMs)
+    const code = codeOf(end)
+    if (call.answeredMs === 0 && code !== undefined) void this.#failBroken(call, code)
     this.#carryOutSoon()
     if (this.#isDraining) this.#checkQuiet()
   }
@@ -271,7 +243,8 @@ export class Runner {
       case 'assign':
         return this.#assign(effect.call, effect.instance, this.#now())
       case 'fail': {
-        const { code, detail } = effect
+        const { code, call } = effect
+        const detail = effect.detail ?? (code === 'busy' ? this.#awaited(call.spec) : undefined)
         const error = new FndError(code, detail === undefined ? {} : { detail })
         return this.#refuse(effect.call, error)
       }
@@ -280,6 +253,12 @@ export class Runner {
         return
       case 'stop':
         void this.#stop(effect.instance, effect.why)
+        return
+      case 'pause':
+        void this.#pause(effect.instance)
+        return
+      case 'resume':
+        void this.#resume(effect.instance)
         return
     }
   }
@@ -314,9 +293,34 @@ export class Runner {
       this.#event(running, { kind: 'ready', pid: started.pid, startMs: nowMs - running.startedMs })
       void this.#watch(running, started)
       if (running.starting.signal.aborted) void this.#stop(id, 'draining')
-      else this.#pool.ready(id, nowMs)
+      else this.#pool.ready(id, nowMs, canPause(started))
     }
     this.#carryOut()
+  }
+
+  /** An image may take minutes to come; others need not wait their turn behind it. */
+  async #prepare({ id, spec }: Running, driver: Driver): Promise<void> {
+    const fetching = (isFetching: boolean) => {
+      this.#pool.fetching(id, isFetching, this.#now())
+      this.#carryOut()
+    }
+    let isLong = false
+    const timer = setTimeout(() => {
+      isLong = true
+      fetching(true)
+    }, fetchingFromMs)
+    try {
+      await driver.prepare(spec)
+    } finally {
+      clearTimeout(timer)
+    }
+    // When it failed the pool hears of that alone, lest it starts one more in between.
+    if (isLong) fetching(false)
+  }
+
+  /** Why a call waited in vain, where it was not for want of room. */
+  #awaited(spec: FnSpec): string | undefined {
+    return this.#options.drivers.find(candidate => candidate.takes(spec.image))?.awaited?.(spec)
   }
 
   async #startWithDriver(running: Running): Promise<Instance | FndError> {
@@ -331,7 +335,7 @@ export class Runner {
       if (this.#stopping.size > 0) {
         await Promise.race([Promise.all(this.#stopping), Bun.sleep(stopsWaitMs)])
       }
-      await driver.prepare(spec)
+      await this.#prepare(running, driver)
       return await driver.start(spec, name, starting.signal)
     } catch (cause) {
       if (cause instanceof FndError) return cause
@@ -344,6 +348,7 @@ export class Runner {
     const exit = await instance.exited
     running.client?.close()
     this.#instances.delete(running.id)
+    this.#pauses.forget(running.id)
     const reason = exit.outOfMemory ? 'out of memory' : (exit.signal ?? `exit code ${exit.code}`)
     this.#event(running, { kind: 'gone', reason })
     this.#pool.gone(running.id, this.#now())
@@ -356,10 +361,42 @@ export class Runner {
     if (running === undefined) return
     this.#event(running, { kind: 'stopping', why })
     if (running.instance === null) return running.starting.abort()
-    const stop = running.instance.stop(stopGraceMs)
+    const stop = this.#stopInstance(id, running.instance)
     this.#stopping.add(stop)
     await stop
     this.#stopping.delete(stop)
+  }
+
+  async #stopInstance(id: InstanceId, instance: Instance): Promise<void> {
+    await this.#pauses.settled(id)
+    await instance.stop(stopGraceMs)
+  }
+
+  async #pause(id: InstanceId): Promise<void> {
+    const running = this.#instances.get(id)
+    // It may have ended since the pool decided; the pool has heard of that.
+    if (running === undefined || running.instance === null) return
+    const end = await this.#pauses.pause(id, running.instance)
+    if (!this.#instances.has(id)) return
+    if (!(end instanceof FndError)) return this.#event(running, { kind: 'paused' })
+    this.#event(running, { kind: 'pause-failed', error: end })
+    this.#pool.pauseFailed(id, this.#now())
+    this.#carryOut()
+  }
+
+  async #resume(id: InstanceId): Promise<void> {
+    const running = this.#instances.get(id)
+    if (running === undefined || running.instance === null) return
+    const end = await this.#pauses.resume(id, running.instance)
+    if (end === 'not-paused' || !this.#instances.has(id)) return
+    if (end === 'done') {
+      this.#event(running, { kind: 'resumed' })
+      this.#pool.resumed(id, this.#now())
+    } else {
+      this.#event(running, { kind: 'resume-failed', error: end })
+      this.#pool.resumeFailed(id, this.#now())
+    }
+    this.#carryOut()
   }
 
   #event(running: Running, event: DistributiveOmit<InstanceEvent, 'instanceId' | 'spec'>): void {
@@ -369,11 +406,12 @@ export class Runner {
   #onSweep(): void {
     const nowMs = this.#now()
     for (const call of this.#calls.copy()) {
-      if (call.placedMs > 0 && call.deadlineMs <= nowMs) call.exchange?.abort('timed-out')
+      if (call.deadlineMs <= nowMs) call.exchange?.abort('timed-out')
       if (!call.isWatched && nowMs - call.arrivedMs >= watchedFromMs) this.#watchCaller(call)
     }
     this.#sweeps += 1
     if (this.#sweeps % coresEvery === 0) this.#pool.isSaturated = this.#options.isSaturated()
+    if (this.#sweeps % sharesEvery === 0) this.#measure(nowMs)
     this.#pool.tick(nowMs)
     this.#carryOut()
     for (const key of this.#retired) {
@@ -383,10 +421,18 @@ export class Runner {
     }
   }
 
+  #measure(nowMs: number): void {
+    const cpuMsOf = new Map<InstanceId, number | undefined>()
+    for (const id of this.#pool.toMeasure()) {
+      cpuMsOf.set(id, this.#instances.get(id)?.instance?.cpuMs?.())
+    }
+    if (cpuMsOf.size > 0) this.#pool.observe(cpuMsOf, nowMs)
+  }
+
   /** Only calls of some age are watched; shorter ones end before it would matter. */
   #watchCaller(call: ActiveCall): void {
     call.isWatched = true
-    const { signal } = call.request.caller
+    const { signal } = call.asker.caller
     if (signal.aborted) this.#abandon(call)
     else signal.addEventListener('abort', () => this.#abandon(call), { once: true })
   }
@@ -429,7 +475,7 @@ type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K>
 function refusalOf({ format }: FnSpec, reply: Reply): FndError {
   if (reply.body instanceof ReadableStream) void discard(reply.body)
   const told = format === 'http-stream' ? undefined : refusalFrom(reply.headers)
-  return told ?? new FndError(codeOf({ what: 'answered', status: reply.status }) ?? 'internal')
+  return told ?? new FndError(codeOf(reply.status) ?? 'internal')
 }
 
 /** Reads a body to its end, so that the connection and the instance stay usable. */

@@ -6,7 +6,7 @@
  * slots) is longer than a start. Run time is wall time, which cannot tell computing from waiting,
  * and more instances than cores help only the latter. Two rules keep computing functions small:
  * very short calls, and calls that got slower as instances were added, must press for a while
- * before they get another instance beyond one per core.
+ * before they get another instance beyond those that calls spread over (`spread.ts`).
  */
 
 /** What a start costs before one was seen; between a process (25 ms) and a container (370 ms). */
@@ -25,8 +25,8 @@ export const runSamplesMin = 4
  * pause or a hiccup of a busy host, which must not start instances. */
 export const stalledMs = 200
 
-/** Calls below this are mostly computing: beyond one per core, slots differ little (measured with
- * 2, 4 and 8 slots on two cores). */
+/** Calls below this are mostly computing: beyond the cores that they fill, slots differ little
+ * (measured with 2, 4 and 8 slots on two cores). */
 export const quickMs = 10
 
 /** How long a backlog of quick or stretched calls must last, or be expected to last. A thousand
@@ -36,13 +36,16 @@ export const patienceMs = 2000
 /** Run time above this multiple of what it was on one instance per core: the cores are full. */
 export const stretchMax = 1.5
 
-/** A call must have waited this long before its function gets more than an instance per core:
+/** A call must have waited this long before its function gets more instances than its `width`:
  * where nobody waits longer there is nothing to mend, and by then it shows if cores are full. */
 export const settleMs = 100
 
 /** The same where the host's cores have nothing left to give: one more instance takes its time
  * from the others, and helps only if its calls mostly wait. */
 export const saturatedPatienceMs = 10_000
+/** And then a call must have waited this long. Many callers of a quick function always wait a
+ * little for fnd itself, which more instances do not change. */
+export const saturatedWaitMs = 1000
 
 export interface Pressure {
   readonly waiting: number
@@ -50,14 +53,16 @@ export interface Pressure {
   readonly instances: number
   readonly starting: number
   readonly concurrency: number
-  readonly cpus: number
+  /** Instances that are worth having as soon as calls wait: one per core, or fewer where fewer
+   * cores are filled. */
+  readonly width: number
   /** How long the call at the front of the queue has waited. */
   readonly oldestWaitMs: number
   /** The host's cores are busy, with whatever it is. */
   readonly isSaturated: boolean
   /** Smoothed run time; undefined until `runSamplesMin` calls have ended. */
   readonly runMs: number | undefined
-  /** The same, sampled only while no more than `cpus` instances were busy. */
+  /** The same, sampled only while no more instances than cores were busy. */
   readonly runMsUncrowded: number | undefined
   /** Age of the oldest running call, or less; 0 where it was not looked up. */
   readonly oldestMs: number
@@ -78,11 +83,13 @@ export function wantsStart(p: Pressure): boolean {
   if (p.waiting <= p.starting * p.concurrency) return false
   if (p.instances === 0) return true
   const waitMs = expectedWaitMs(p)
-  if (waitMs === undefined) return p.instances < p.cpus
+  if (waitMs === undefined) return p.instances < p.width
   if (waitMs <= p.startMs) return false
-  if (p.instances < p.cpus) return true
+  if (p.instances < p.width) return true
   if (p.oldestWaitMs < settleMs) return false
-  if (p.isSaturated) return p.pressedMs > saturatedPatienceMs
+  if (p.isSaturated) {
+    return p.pressedMs > saturatedPatienceMs && p.oldestWaitMs >= saturatedWaitMs
+  }
   if (p.runMs === undefined) return true
   if (p.runMsUncrowded !== undefined && p.runMs > stretchMax * p.runMsUncrowded) {
     return p.pressedMs > patienceMs

@@ -13,6 +13,7 @@ export interface SpecSettings {
   readonly dialect?: 'fn' | 'iron'
   readonly pull?: 'missing' | 'always' | 'never'
   readonly pauseAfterMs?: number
+  readonly digest?: string
 }
 
 /** Fn has no limit; this is one that no node reaches. */
@@ -48,6 +49,7 @@ export function specOf(app: App, fn: Fn, settings: SpecSettings, defaults: SpecD
     pull: settings.pull ?? 'missing',
     pauseAfterMs: settings.pauseAfterMs ?? defaults.pauseAfterMs,
     syslogUrl: app.syslogUrl,
+    ...(settings.digest === undefined ? {} : { digest: settings.digest }),
   } as const
   // Fn also hashes annotations and the syslog url: any change of them starts new instances.
   const identity = JSON.stringify([

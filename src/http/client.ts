@@ -11,15 +11,8 @@ import type { Socket } from 'bun'
 import { assert } from '../errors.ts'
 import { ExchangeError, type ExchangeFault } from './exchange-error.ts'
 import { free, ReadAhead } from './relay.ts'
-import {
-  ChunkedDecoder,
-  chunkFrom,
-  type HeadFault,
-  headEnd,
-  lineEnd,
-  parseHead,
-  type ReplyHead,
-} from './wire.ts'
+import { LastHead, piece } from './reply-bytes.ts'
+import { ChunkedDecoder, chunkFrom, headEnd, lineEnd, parseHead, type ReplyHead } from './wire.ts'
 
 export interface Reply {
   readonly status: number
@@ -37,9 +30,7 @@ export interface ExchangeLimits {
   readonly bodyBytesMax: number
 }
 
-export interface OutgoingRequest {
-  /** Request line and headers, each line ended by `\r\n`, without the framing of the body. */
-  readonly head: string
+export interface OutgoingBody {
   /** A whole short body, a stream, or null for no body (sent as length 0). */
   readonly body: Uint8Array | ReadableStream<Uint8Array> | null
   /** Of a stream: its declared length, or undefined for chunked. */
@@ -62,6 +53,9 @@ export interface ExchangeSink {
 const streamWindowBytes = 256 * 1024
 /** Chunks of a request below this are copied into one piece with their framing. */
 const smallChunkBytesMax = 16 * 1024
+const noBytes = new Uint8Array(0)
+/** Short requests are put together here: each would otherwise leave a buffer to the collector. */
+const scratch = Buffer.alloc(16 * 1024)
 
 class Connection {
   readonly #client: Client
@@ -91,21 +85,17 @@ class Connection {
     this.#client = client
   }
 
-  exchange(request: OutgoingRequest, sink: ExchangeSink): void {
+  exchange(head: string, request: OutgoingBody, sink: ExchangeSink): void {
     assert(this.#sink === null, 'a connection carries one exchange at a time')
     this.#sink = sink
     this.#bodyBytes = 0
     this.#interimBytes = 0
     this.#status = 0
-    const { body, head } = request
+    const { body } = request
     if (body === null) {
-      this.#write(Buffer.from(`${head}content-length: 0\r\n\r\n`, 'latin1'))
+      this.#writeWhole(`${head}content-length: 0\r\n\r\n`, noBytes)
     } else if (body instanceof Uint8Array) {
-      const text = `${head}content-length: ${body.length}\r\n\r\n`
-      const bytes = Buffer.allocUnsafe(text.length + body.length)
-      bytes.write(text, 0, 'latin1')
-      bytes.set(body, text.length)
-      this.#write(bytes)
+      this.#writeWhole(`${head}content-length: ${body.length}\r\n\r\n`, body)
     } else {
       const framing =
         request.length === undefined
@@ -154,6 +144,19 @@ class Connection {
     if (this.#sink === null) this.#settleConnection()
   }
 
+  /** A head and its whole body, by one write: the kernel copies what it takes at once. */
+  #writeWhole(text: string, body: Uint8Array): void {
+    const length = text.length + body.length
+    const { socket } = this
+    const isShort = socket !== null && this.#unsent === null && length <= scratch.length
+    const bytes = isShort ? scratch : Buffer.allocUnsafe(length)
+    bytes.write(text, 0, 'latin1')
+    if (body.length > 0) bytes.set(body, text.length)
+    if (!isShort) return this.#write(bytes)
+    const written = Math.max(0, socket.write(scratch, 0, length))
+    if (written < length) this.#unsent = Uint8Array.prototype.slice.call(scratch, written, length)
+  }
+
   #write(bytes: Uint8Array): void {
     if (this.#unsent !== null) {
       this.#unsent = Buffer.concat([this.#unsent, bytes])
@@ -191,6 +194,12 @@ class Connection {
     if (this.#sink === null) return this.#close()
     if (this.#reply !== null) return this.#bodyData(chunk)
     const bytes = this.#head === null ? chunk : Buffer.concat([this.#head, chunk])
+    const { lastHead } = this.#client
+    const known = lastHead.startOf(bytes)
+    if (known !== null) {
+      this.#head = null
+      return this.#startReply(known, bytes, lastHead.length)
+    }
     const end = headEnd(bytes, this.#head === null ? 0 : Math.max(0, this.#head.length - 3))
     if (end === -1) {
       if (bytes.length > this.#client.limits.headBytesMax) return this.abort('head-too-large')
@@ -199,22 +208,23 @@ class Connection {
     }
     this.#head = null
     if (end > this.#client.limits.headBytesMax) return this.abort('head-too-large')
-    const head = this.#client.headFrom(bytes.toString('latin1', 0, end - 4))
+    const head = parseHead(bytes.toString('latin1', 0, end - 4))
     if (head === 'too-many-headers') return this.abort('head-too-large')
     if (typeof head === 'string') return this.abort('bad-reply')
-    const rest = bytes.subarray(end)
     if (head.status < 200) {
       // 100 Continue and its kin are not the reply; 101 was never asked for.
       if (head.status === 101) return this.abort('bad-reply')
       this.#interimBytes += end
       if (this.#interimBytes > this.#client.limits.headBytesMax) return this.abort('head-too-large')
-      if (rest.length > 0) this.data(rest)
+      if (bytes.length > end) this.data(bytes.subarray(end))
       return
     }
-    this.#startReply(head, rest)
+    lastHead.note(head, bytes.subarray(0, end))
+    this.#startReply(head, bytes, end)
   }
 
-  #startReply(head: ReplyHead, rest: Buffer): void {
+  /** `end` is where the head ends in `bytes`. */
+  #startReply(head: ReplyHead, bytes: Buffer, end: number): void {
     const { framing, status, headers } = head
     this.#isKeepAlive = head.isKeepAlive
     this.#status = status
@@ -223,12 +233,14 @@ class Connection {
     const bodyBytesMax = this.#client.limits.bodyBytesMax
     if (typeof framing === 'number') {
       if (bodyBytesMax > 0 && framing > bodyBytesMax) return this.abort('body-too-large')
-      if (rest.length >= framing) {
-        const body = rest.length === framing ? rest : rest.subarray(0, framing)
+      if (bytes.length - end >= framing) {
+        const body = piece(bytes, end, end + framing)
         sink.replied({ status, headers, length: framing, body })
-        return this.#finish(rest.length === framing)
+        return this.#finish(bytes.length - end === framing)
       }
-    } else if (framing === 'chunked') {
+    }
+    const rest = bytes.subarray(end)
+    if (framing === 'chunked') {
       const whole = this.#wholeChunked(rest, bodyBytesMax)
       if (whole === 'bad') return this.abort('bad-reply')
       if (whole === 'large') return this.abort('body-too-large')
@@ -415,12 +427,12 @@ const keptAliveMsMax = 1000
 /** Connections to one socket path. Idle ones are used last in, first out. */
 export class Client {
   readonly limits: ExchangeLimits
+  /** A function repeats its head from reply to reply, so the last one is not read again. */
+  readonly lastHead = new LastHead()
   readonly #path: string
   readonly #idle: Connection[] = []
   readonly #all = new Set<Connection>()
   #isClosed = false
-  #lastHeadText = ''
-  #lastHead: ReplyHead | HeadFault | undefined
 
   get isClosed(): boolean {
     return this.#isClosed
@@ -431,11 +443,14 @@ export class Client {
     this.limits = limits
   }
 
-  /** Sends a request; `sink` hears what comes of it, never within this call. */
-  exchange(request: OutgoingRequest, sink: ExchangeSink): Exchange {
+  /**
+   * Sends a request; `sink` hears what comes of it, never within this call. `head` is the request
+   * line and headers, each line ended by `\r\n`, without the framing of the body.
+   */
+  exchange(head: string, request: OutgoingBody, sink: ExchangeSink): Exchange {
     assert(!this.#isClosed, 'no exchange starts on a closed client')
     const connection = this.#idleConnection() ?? this.#open()
-    connection.exchange(request, sink)
+    connection.exchange(head, request, sink)
     return connection
   }
 
@@ -456,15 +471,6 @@ export class Client {
       connection.abort('refused'),
     )
     return connection
-  }
-
-  /** A function repeats its head from reply to reply, so the last one is not read again. */
-  headFrom(text: string): ReplyHead | HeadFault {
-    if (text !== this.#lastHeadText || this.#lastHead === undefined) {
-      this.#lastHead = parseHead(text)
-      this.#lastHeadText = text
-    }
-    return this.#lastHead
   }
 
   keep(connection: Connection): void {

@@ -4,7 +4,7 @@
  * Every conflict is found before the first write, so that a refused command changes nothing.
  */
 import type { AppPatch, Change, Command, FnPatch, Outcome, TriggerPatch } from './commands.ts'
-import type { App, Fn, Trigger } from './objects.ts'
+import type { App, Fn, RegistryLogin, Trigger } from './objects.ts'
 import { appFrom, fnFrom, sortedMap, type Tx, triggerFrom } from './rows.ts'
 
 export interface Applied {
@@ -38,6 +38,10 @@ export function apply(tx: Tx, command: Command): Applied {
       return updateTrigger(tx, command.id, command.atMs, command.patch)
     case 'trigger.delete':
       return deleteTrigger(tx, command.id)
+    case 'registry.set':
+      return setRegistry(tx, command.login)
+    case 'registry.delete':
+      return deleteRegistry(tx, command.appId, command.host)
   }
 }
 
@@ -122,6 +126,7 @@ function deleteApp(tx: Tx, id: string): Applied {
   // Explicit deletes, so that the cascade does not hang on a pragma of the connection.
   tx.run('DELETE FROM triggers WHERE app_id = ?', id)
   tx.run('DELETE FROM fns WHERE app_id = ?', id)
+  tx.run('DELETE FROM registries WHERE app_id = ?', id)
   tx.run('DELETE FROM apps WHERE id = ?', id)
   return gone(changes)
 }
@@ -290,6 +295,30 @@ function triggerClash(tx: Tx, trigger: Trigger): ConflictCode | undefined {
     trigger.id,
   )
   return nameTaken === undefined ? undefined : 'trigger-exists'
+}
+
+// Registries.
+
+function setRegistry(tx: Tx, login: RegistryLogin): Applied {
+  if (findApp(tx, login.appId) === undefined) return conflict('app-not-found')
+  tx.run(
+    `INSERT INTO registries (app_id, host, username, sealed, updated_ms) VALUES (?, ?, ?, ?, ?)
+     ON CONFLICT (app_id, host) DO UPDATE SET username = excluded.username,
+       sealed = excluded.sealed, updated_ms = excluded.updated_ms`,
+    login.appId,
+    login.host,
+    login.username.toWellFormed(),
+    login.sealed,
+    login.updatedMs,
+  )
+  return gone([])
+}
+
+function deleteRegistry(tx: Tx, appId: string, host: string): Applied {
+  const known = 'SELECT 1 FROM registries WHERE app_id = ? AND host = ?'
+  if (tx.get(known, appId, host) === undefined) return conflict('registry-not-found')
+  tx.run('DELETE FROM registries WHERE app_id = ? AND host = ?', appId, host)
+  return gone([])
 }
 
 // Rows.

@@ -5,7 +5,7 @@ import type { Command } from './commands.ts'
  * A command in the log: one byte of version, then JSON in UTF-8. A version says which kinds of
  * commands exist and what they mean, so it must be raised with every new kind or changed meaning.
  */
-const version = 1
+const version = 2
 
 const encoder = new TextEncoder()
 const decoder = new TextDecoder('utf-8', { fatal: true })
@@ -20,9 +20,10 @@ export function encodeCommand(command: Command): Uint8Array {
 
 /** Throws on a version it does not know: to guess would make this node differ from the others. */
 export function decodeCommand(bytes: Uint8Array): Command {
-  if (bytes[0] !== version) {
+  const given = bytes[0] ?? 0
+  if (given < 1 || given > version) {
     throw new StartError(
-      `The log holds a command of version ${bytes[0]}, this fnd knows version ${version} only. ` +
+      `The log holds a command of version ${given}, this fnd knows versions up to ${version}. ` +
         'The data directory was used by a newer fnd: start that version or a later one.',
     )
   }

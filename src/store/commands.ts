@@ -1,5 +1,5 @@
 import type { ErrorCode } from '../errors.ts'
-import type { Annotations, App, Config, Fn, Trigger } from './objects.ts'
+import type { Annotations, App, Config, Fn, RegistryLogin, Trigger } from './objects.ts'
 
 /**
  * Every durable change. The leader validates, then stamps ids and times into the command, so that
@@ -34,6 +34,9 @@ export type Command =
       readonly patch: TriggerPatch
     }
   | { readonly type: 'trigger.delete'; readonly id: string }
+  /** Sets or replaces. */
+  | { readonly type: 'registry.set'; readonly login: RegistryLogin }
+  | { readonly type: 'registry.delete'; readonly appId: string; readonly host: string }
 
 export interface AppPatch {
   /** Given only to be compared: a different name is the conflict `app-name-immutable`. */

@@ -15,13 +15,19 @@ import type { Change, Outcome } from './commands.ts'
 import { fsyncFile } from './fsync.ts'
 import type { Row, SqlValue, Tx } from './rows.ts'
 
-const schemaVersion = 1
+const schemaVersion = 2
 
 /**
  * How long a write waits for another process that holds the file, such as somebody's `sqlite3`. It
  * blocks the whole process, so it is short; the caller of `apply` tries again.
  */
 const busyTimeoutMs = 100
+
+const registries = `
+CREATE TABLE registries (
+  app_id TEXT NOT NULL REFERENCES apps (id), host TEXT NOT NULL, username TEXT NOT NULL,
+  sealed TEXT NOT NULL, updated_ms INTEGER NOT NULL, PRIMARY KEY (app_id, host)
+) STRICT, WITHOUT ROWID;`
 
 // Names are compared as bytes: SQLite's default collation is memcmp over UTF-8.
 const schema = `
@@ -45,6 +51,7 @@ CREATE TABLE triggers (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX triggers_by_name ON triggers (app_id, name, id);
 CREATE INDEX triggers_by_fn ON triggers (fn_id, name);
+${registries}
 CREATE TABLE meta (
   id INTEGER PRIMARY KEY CHECK (id = 1), applied_index INTEGER NOT NULL,
   applied_term INTEGER NOT NULL, state_hash BLOB NOT NULL
@@ -181,6 +188,10 @@ export class StateDb implements StateMachine, Disposable {
     this.#db.run(`PRAGMA busy_timeout = ${timeoutMs}`)
     const row = this.#db.query<{ user_version: number }, []>('PRAGMA user_version').get()
     if (row?.user_version === schemaVersion) return
+    if (row?.user_version === 1) {
+      this.#db.transaction(() => this.#db.run(`${registries} PRAGMA user_version = 2;`))()
+      return
+    }
     if (row?.user_version !== 0) {
       throw new StartError(
         `${this.#path} has schema ${row?.user_version}, this fnd knows ${schemaVersion}. ` +

@@ -40,6 +40,23 @@ export interface Fn {
   readonly updatedMs: number
 }
 
+/** How an app pulls images from one registry. */
+export interface RegistryLogin {
+  readonly appId: string
+  /** As references name it: `docker.io`, `registry.example:5000`. */
+  readonly host: string
+  /** `''` with an identity token. */
+  readonly username: string
+  /** The secret, sealed by `SecretBox`: it is never in clear in commands, rows or answers. */
+  readonly sealed: string
+  readonly updatedMs: number
+}
+
+/** What the secret of a login is bound to when it is sealed. */
+export function ownerOfLogin({ appId, host }: Pick<RegistryLogin, 'appId' | 'host'>): string {
+  return JSON.stringify([appId, host])
+}
+
 export interface Trigger {
   readonly id: string
   readonly name: string

@@ -1,5 +1,13 @@
-import type { App, Fn, Trigger } from './objects.ts'
-import { appFrom, fnFrom, type Row, type SqlValue, type Tx, triggerFrom } from './rows.ts'
+import type { App, Fn, RegistryLogin, Trigger } from './objects.ts'
+import {
+  appFrom,
+  fnFrom,
+  type Row,
+  registryFrom,
+  type SqlValue,
+  type Tx,
+  triggerFrom,
+} from './rows.ts'
 import type { Page, State } from './state.ts'
 
 /**
@@ -46,6 +54,11 @@ export class Queries implements Omit<State, 'propose'> {
   triggers(filter: { appId: string; fnId?: string; name?: string }, page: Page): Trigger[] {
     const columns = { app_id: filter.appId, fn_id: filter.fnId, name: filter.name }
     return this.#list('triggers', 'name, id', columns, page).map(triggerFrom)
+  }
+
+  registries(appId: string): RegistryLogin[] {
+    const sql = 'SELECT * FROM registries WHERE app_id = ? ORDER BY host'
+    return this.#rows.all(sql, appId).map(registryFrom)
   }
 
   #one<T>(from: (row: Row) => T, sql: string, ...values: SqlValue[]): T | undefined {

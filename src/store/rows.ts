@@ -1,4 +1,4 @@
-import type { Annotations, App, Config, Fn, Trigger } from './objects.ts'
+import type { Annotations, App, Config, Fn, RegistryLogin, Trigger } from './objects.ts'
 
 /** The rows of SQLite and the objects made from them. Maps are stored as JSON text, keys sorted. */
 export type SqlValue = string | number | null | Uint8Array
@@ -79,6 +79,16 @@ export function triggerFrom(row: Row): Trigger {
     source: text(row, 'source'),
     annotations: map(row, 'annotations') as Annotations,
     createdMs: number(row, 'created_ms'),
+    updatedMs: number(row, 'updated_ms'),
+  }
+}
+
+export function registryFrom(row: Row): RegistryLogin {
+  return {
+    appId: text(row, 'app_id'),
+    host: text(row, 'host'),
+    username: text(row, 'username'),
+    sealed: text(row, 'sealed'),
     updatedMs: number(row, 'updated_ms'),
   }
 }

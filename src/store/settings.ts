@@ -8,6 +8,8 @@ import type { Annotations } from './objects.ts'
 
 export const settingPrefix = 'fnd.io/'
 export const invokeKeySetting = 'fnd.io/invoke-key'
+/** Which image a function was deployed with, whatever its tag says since. */
+export const digestSetting = 'fnd.io/digest'
 /** What reads show in place of an invoke key; written back, it leaves the key as it is. */
 export const hiddenValue = '***'
 
@@ -29,6 +31,8 @@ export interface FnSettings {
   readonly pull?: (typeof pulls)[number]
   /** An idle container is paused after this time; Infinity: never. */
   readonly pauseAfterMs?: number
+  /** `sha256:<hex>` of the image's manifest; of an image that no registry has, its id. */
+  readonly digest?: string
 }
 
 const formats = ['http-stream', 'http', 'json', 'default'] as const
@@ -51,6 +55,11 @@ const oneOf =
       ? undefined
       : `must be one of ${words.map(word => `"${word}"`).join(', ')}`
 
+const digestForm: Check = value =>
+  typeof value === 'string' && /^sha256:[0-9a-f]{64}$/.test(value)
+    ? undefined
+    : 'must be "sha256:" and 64 hex digits'
+
 const invokeKey: Check = value =>
   typeof value === 'string' && value.length >= invokeKeyLengthMin
     ? undefined
@@ -67,6 +76,7 @@ const checks: Readonly<Record<'app' | 'fn' | 'trigger', ReadonlyMap<string, Chec
     ['fnd.io/dialect', oneOf(...dialects)],
     ['fnd.io/pull', oneOf(...pulls)],
     ['fnd.io/pause-after-ms', integerFrom(-1, 3_600_000)],
+    [digestSetting, digestForm],
   ]),
   trigger: new Map(),
 }
@@ -101,6 +111,7 @@ export function fnSettings(annotations: Annotations): FnSettings {
   const network = annotations['fnd.io/network']
   const pauseText = annotations['fnd.io/pause-after-ms']
   const pause = pauseText === undefined ? undefined : Number(pauseText)
+  const digest = annotations[digestSetting]
   return {
     ...(concurrency === undefined ? {} : { concurrency: Number(concurrency) }),
     ...(min === undefined ? {} : { instancesMin: Number(min) }),
@@ -110,6 +121,7 @@ export function fnSettings(annotations: Annotations): FnSettings {
     ...wordSetting(annotations, 'dialect', dialects),
     ...wordSetting(annotations, 'pull', pulls),
     ...(pause === undefined ? {} : { pauseAfterMs: pause < 0 ? Infinity : pause }),
+    ...(digest === undefined ? {} : { digest: JSON.parse(digest) as string }),
   }
 }
 

@@ -1,5 +1,5 @@
 import type { Command, Outcome } from './commands.ts'
-import type { App, Fn, Trigger } from './objects.ts'
+import type { App, Fn, RegistryLogin, Trigger } from './objects.ts'
 
 /** A page of a list: names ascending, `name > after`. */
 export interface Page {
@@ -18,6 +18,8 @@ export interface State {
   apps(filter: { name?: string }, page: Page): App[]
   fns(filter: { appId: string; name?: string }, page: Page): Fn[]
   triggers(filter: { appId: string; fnId?: string; name?: string }, page: Page): Trigger[]
+  /** The registries that an app has credentials for, by host. */
+  registries(appId: string): RegistryLogin[]
 }
 
 /**

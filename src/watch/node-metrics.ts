@@ -2,6 +2,7 @@
 import type { Sample, SeriesRegistry } from './series.ts'
 import type {
   FnInstances,
+  ImageStats,
   InstanceCounts,
   LogStats,
   MetricSources,
@@ -76,14 +77,28 @@ const syslogRows: readonly Row<SyslogStats>[] = [
   ['fnd_syslog_connections', 'gauge', 'Connections to syslog receivers', s => s.connections],
 ]
 
-const instanceStates = ['wait', 'start', 'idle', 'busy'] as const
+const imageRows: readonly Row<ImageStats>[] = [
+  ['fnd_images', 'gauge', 'Images that fnd pulled and keeps', images => images.images],
+  ['fnd_images_bytes', 'gauge', 'Their size', images => images.bytes],
+  [
+    'fnd_images_removed_total',
+    'counter',
+    'Images removed for want of room',
+    images => images.removed,
+  ],
+  ['fnd_image_pulls_total', 'counter', 'Pulls begun', images => images.pulls],
+  ['fnd_image_pull_failures_total', 'counter', 'Pulls that failed', images => images.pullFailures],
+]
+
+const instanceStates = ['wait', 'start', 'idle', 'paused', 'busy'] as const
 
 export function registerNodeMetrics(registry: SeriesRegistry, sources: MetricSources): void {
-  const { pool, raft, logs, syslog, dataFreeBytes } = sources
+  const { pool, raft, logs, syslog, images, dataFreeBytes } = sources
   if (pool !== undefined) registerPool(registry, pool)
   if (raft !== undefined) registerRows(registry, raftRows, raft)
   if (logs !== undefined) registerRows(registry, logRows, logs)
   if (syslog !== undefined) registerRows(registry, syslogRows, syslog)
+  if (images !== undefined) registerRows(registry, imageRows, images)
   if (dataFreeBytes !== undefined) {
     registry.add({
       name: 'fnd_data_free_bytes',
@@ -118,8 +133,6 @@ function registerPool(registry: SeriesRegistry, source: () => PoolStats): void {
   for (const state of instanceStates) {
     registerContainers(registry, state, source, counts => counts[state])
   }
-  // Idle instances are never frozen; Fn's dashboards ask for the series all the same.
-  registerContainers(registry, 'paused', source, () => 0)
 }
 
 function registerContainers(

@@ -5,6 +5,7 @@ export interface InstanceCounts {
   readonly wait: number
   readonly start: number
   readonly idle: number
+  readonly paused: number
   readonly busy: number
 }
 
@@ -54,12 +55,22 @@ export interface SyslogStats {
   readonly connections: number
 }
 
+/** Of `Images`. */
+export interface ImageStats {
+  readonly images: number
+  readonly bytes: number
+  readonly removed: number
+  readonly pulls: number
+  readonly pullFailures: number
+}
+
 /** Each is asked once per scrape. What is absent has no series. */
 export interface MetricSources {
   readonly pool?: () => PoolStats
   readonly raft?: () => RaftStats
   readonly logs?: () => LogStats
   readonly syslog?: () => SyslogStats
+  readonly images?: () => ImageStats
   /** Free bytes where the data directory lies. */
   readonly dataFreeBytes?: () => number
 }

@@ -4,12 +4,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type AnyElysia, Elysia } from 'elysia'
 import pino from 'pino'
+import type { Images } from '../../src/api/fnd/images.ts'
 import { makeApi } from '../../src/api/server.ts'
 import { systemClock } from '../../src/clock.ts'
 import { type Config, readConfig } from '../../src/config.ts'
-import type { AssertionError } from '../../src/errors.ts'
+import { type AssertionError, FndError } from '../../src/errors.ts'
 import { IdSource } from '../../src/ids.ts'
 import { openStore, type Store } from '../../src/store/replica.ts'
+import { SecretBox } from '../../src/store/secrets.ts'
 import { Metrics } from '../../src/watch/metrics.ts'
 
 export const token = 'a-token-for-tests-0123456789'
@@ -57,9 +59,17 @@ export function openRoutes() {
     })
 }
 
+/** A node without a Docker daemon. */
+const noImages: Images = {
+  prepare: () => Promise.reject(new FndError('docker-unavailable')),
+  pulls: [],
+  stats: { images: 0, bytes: 0, removed: 0 },
+}
+
 export interface HarnessOptions {
   readonly env?: Record<string, string>
   readonly extra?: readonly AnyElysia[]
+  readonly images?: Images
   readonly extraAdmin?: readonly AnyElysia[]
 }
 
@@ -84,6 +94,8 @@ export async function openApi(options: HarnessOptions = {}): Promise<Harness> {
     ids: new IdSource(systemClock, { machine: 1n, counter: 0 }),
     log: pino({ base: null }, { write: line => void logLines.push(line) }),
     bundles: store.bundles,
+    images: options.images ?? noImages,
+    secrets: new SecretBox(dataDir),
     reports: {
       describeFn: fnId => ({ instances: [], described: fnId }),
       status: () => ({ role: 'leader' }),

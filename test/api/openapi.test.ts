@@ -34,6 +34,7 @@ function allInstances() {
     invoker: { call: () => Promise.reject(new FndError('busy')) },
     limits: { requestBytesMax: 0 },
     newCallId: () => '',
+    unexpected: () => new Response(null, { status: 500 }),
     counterOf: () => ({ request: () => undefined, response: () => undefined }),
   }
   const output = new CallOutput({

@@ -70,7 +70,7 @@ describe('help', () => {
   test('--help goes to standard output and is no error', async () => {
     const result = await runCli(['deploy', '--help'])
     expect(result).toMatchObject({ exitCode: 0, stderr: '' })
-    expect(result.stdout).toContain('Usage: fnd deploy [options] <file-or-dir>')
+    expect(result.stdout).toContain('Usage: fnd deploy [options] [file-or-dir]')
     expect((await runCli(['help', 'deploy'])).stdout).toBe(result.stdout)
   })
 

@@ -402,6 +402,16 @@ function testEnds({ started, driver, output }: EndTests): void {
     expect(instance.memoryBytes()).toBeUndefined()
   })
 
+  test('CPU time, where it is told, grows with work and ends with the instance', async () => {
+    const instance = await started()
+    const { cpuMs = () => undefined } = instance
+    const before = cpuMs()
+    const hasGrown = () => before === undefined || (cpuMs() ?? 0) > before
+    while (!hasGrown()) await (await call(instance)).text()
+    await instance.stop(0)
+    expect(cpuMs()).toBeUndefined()
+  })
+
   test('closing the driver leaves no instance', async () => {
     const instances = await Promise.all([started(), started({ MODE: 'stubborn' })])
     await (await driver())?.[Symbol.asyncDispose]()

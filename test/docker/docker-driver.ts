@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { systemClock } from '../../src/clock.ts'
 import { readConfig } from '../../src/config.ts'
 import { assert } from '../../src/errors.ts'
 import { type DockerParts, openDocker } from '../../src/exec/docker/open.ts'
@@ -33,6 +34,8 @@ export async function openDockerDriver(options: {
       bodyBytesMax: config.limits.responseBytesMax,
     },
     output: options.output,
+    clock: systemClock,
+    credentials: () => [],
     checkSyslog: async () => undefined,
     newId: () => `${unique}-${count++}`,
     log: await makeLogger({ level: 'silent', format: 'json' }),

@@ -226,11 +226,12 @@ describe('a function that does not start', () => {
     )
   })
 
-  test('for want of a driver is a 502 that names the image', async () => {
+  test('for want of a Docker daemon is a 503 that says so', async () => {
     await fnd.create('docker', 'example/hello:0.0.1')
     const reply = await call('instance', '', '/t/e2e/docker')
-    expect(reply.status).toBe(502)
-    expect(JSON.parse(reply.body).message).toContain("Failed to pull image 'example/hello:0.0.1'")
+    expect(reply.status).toBe(503)
+    expect(JSON.parse(reply.body)).toMatchObject({ code: 'docker-unavailable' })
+    expect(JSON.parse(reply.body).message).toContain('DOCKER_HOST is none')
   })
 
   test('and a program that is none is a 502', async () => {

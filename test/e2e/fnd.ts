@@ -117,6 +117,8 @@ export class Fnd implements AsyncDisposable {
       FND_DATA: this.dataDir,
       FND_LISTEN: '127.0.0.1:0',
       FND_LOG_FORMAT: 'json',
+      // Whether this machine has a daemon must not matter to tests that need none.
+      DOCKER_HOST: 'none',
       XDG_STATE_HOME: join(this.dir, 'state'),
       ...this.#env,
     }

@@ -189,9 +189,12 @@ describe('a change under load', () => {
   })
 
   test('that deletes the function lets its calls finish and then says 404', async () => {
-    const fn = await fnd.deploy('doomed', sleeper(500))
+    const fn = await fnd.deploy('doomed', sleeper(2000))
     const running = Array.from({ length: 3 }, () => fetch(fn.url))
-    await until(async () => (await fnd.describe(fn.id)).busy === 3, 'the calls run')
+    await until(async () => {
+      const { busy, waiting } = await fnd.describe(fn.id)
+      return busy > 0 && busy + waiting === running.length
+    }, 'the calls are there')
     const pids = (await fnd.describe(fn.id)).instances.map(({ pid }) => pid)
     await fnd.api('DELETE', `/v2/fns/${fn.id}`)
     expect((await fetch(fn.url)).status).toBe(404)

@@ -1,34 +1,23 @@
 import { describe, expect, test } from 'bun:test'
 import { AssertionError, type ErrorCode } from '../../src/errors.ts'
-import { type CallEnd, CallLife, type CallState } from '../../src/exec/call.ts'
+import { type CallEnd, CallLife, type CallState, codeOf, verdictOf } from '../../src/exec/call.ts'
 
-/** A call that has come as far as `state`: queued at 10, placed at 20, running at 25. */
+/** A call that has come as far as `state`: queued at 10, running at 25, done at 30. */
 function lifeIn(state: CallState): CallLife {
   const life = new CallLife(10)
-  if (state === 'queued') return life
-  life.place(20, 0, 1)
-  if (state === 'placed') return life
-  life.connect()
-  if (state === 'starting') return life
-  life.run(25)
-  if (state === 'done') life.end({ what: 'answered', status: 200 }, 1, 30)
+  if (state !== 'queued') life.run(25, 0, 1)
+  if (state === 'done') life.end(30)
   return life
 }
 
 describe('transitions', () => {
   const steps = {
-    place: (life: CallLife) => life.place(40, 0, 1),
-    connect: (life: CallLife) => life.connect(),
-    run: (life: CallLife) => life.run(40),
-    markSent: (life: CallLife) => life.markSent(),
-    markHeadPassedOn: (life: CallLife) => life.markHeadPassedOn(),
-    end: (life: CallLife) => life.end({ what: 'timed-out' }, 1, 40),
+    run: (life: CallLife) => life.run(40, 0, 1),
+    end: (life: CallLife) => life.end(40),
   }
   const allowed: Record<CallState, Partial<Record<keyof typeof steps, CallState>>> = {
-    queued: { place: 'placed', end: 'done' },
-    placed: { connect: 'starting', run: 'running', end: 'done' },
-    starting: { run: 'running', end: 'done' },
-    running: { markSent: 'running', markHeadPassedOn: 'running', end: 'done' },
+    queued: { run: 'running' },
+    running: { end: 'done' },
     done: {},
   }
   for (const state of Object.keys(allowed) as CallState[]) {
@@ -36,6 +25,7 @@ describe('transitions', () => {
       const to = allowed[state][step]
       test(`${state}: ${step} → ${to ?? 'a bug'}`, () => {
         const life = lifeIn(state)
+        expect(life.state).toBe(state)
         if (to === undefined) expect(() => steps[step](life)).toThrow(AssertionError)
         else {
           steps[step](life)
@@ -44,90 +34,32 @@ describe('transitions', () => {
       })
     }
   }
-
-  test('an answer cannot end a call that was never sent to a function', () => {
-    const end: CallEnd = { what: 'answered', status: 200 }
-    expect(() => lifeIn('placed').end(end, 1, 40)).toThrow(AssertionError)
-  })
 })
 
-describe('outcomes of a call in the middle of its run', () => {
+describe('what an end comes to', () => {
   type Verdict = 'keep' | 'unfit'
   /** What happened, the code, the instance with one call at a time, with several. */
   const rows: [CallEnd, ErrorCode | undefined, Verdict, Verdict][] = [
-    [{ what: 'answered', status: 200 }, undefined, 'keep', 'keep'],
-    [{ what: 'answered', status: 502 }, 'function-failed', 'keep', 'keep'],
-    [{ what: 'answered', status: 504 }, 'call-timeout', 'keep', 'keep'],
-    [{ what: 'answered', status: 500 }, 'function-response-invalid', 'unfit', 'unfit'],
-    [{ what: 'answered', status: 204 }, 'function-response-invalid', 'unfit', 'unfit'],
-    [{ what: 'closed-before-head' }, 'function-died', 'unfit', 'unfit'],
-    [{ what: 'closed-in-body' }, 'function-died', 'unfit', 'unfit'],
-    [{ what: 'out-of-memory' }, 'function-out-of-memory', 'unfit', 'unfit'],
-    [{ what: 'timed-out' }, 'call-timeout', 'unfit', 'unfit'],
-    [{ what: 'client-gone' }, 'client-gone', 'unfit', 'keep'],
-    [{ what: 'request-too-large' }, 'request-body-too-large', 'unfit', 'keep'],
-    [{ what: 'garbage' }, 'function-response-invalid', 'unfit', 'unfit'],
-    [{ what: 'head-too-large' }, 'function-headers-too-large', 'unfit', 'unfit'],
-    [{ what: 'body-too-large' }, 'function-body-too-large', 'unfit', 'unfit'],
+    [200, undefined, 'keep', 'keep'],
+    [502, 'function-failed', 'keep', 'keep'],
+    [504, 'call-timeout', 'keep', 'keep'],
+    [500, 'function-response-invalid', 'unfit', 'unfit'],
+    [204, 'function-response-invalid', 'unfit', 'unfit'],
+    ['closed-before-head', 'function-died', 'unfit', 'unfit'],
+    ['closed-in-body', 'function-died', 'unfit', 'unfit'],
+    ['timed-out', 'call-timeout', 'unfit', 'unfit'],
+    ['client-gone', 'client-gone', 'unfit', 'keep'],
+    ['garbage', 'function-response-invalid', 'unfit', 'unfit'],
+    ['head-too-large', 'function-headers-too-large', 'unfit', 'unfit'],
+    ['body-too-large', 'function-body-too-large', 'unfit', 'unfit'],
   ]
   for (const [end, code, alone, shared] of rows) {
-    const { what } = end
-    const status = end.what === 'answered' ? ` ${end.status}` : ''
-    test(`${what}${status} → ${code ?? 'the answer'}, ${alone}/${shared}`, () => {
-      for (const [concurrency, verdict] of [
-        [1, alone],
-        [8, shared],
-      ] as const) {
-        const life = lifeIn('running')
-        life.markSent()
-        const isAnswerable = what !== 'client-gone'
-        expect(life.end(end, concurrency, 40)).toEqual({ code, verdict, isAnswerable })
-      }
+    test(`${end} → ${code ?? 'the answer'}, ${alone}/${shared}`, () => {
+      expect(codeOf(end)).toBe(code)
+      expect(verdictOf(end, 1)).toBe(alone)
+      expect(verdictOf(end, 8)).toBe(shared)
     })
   }
-
-  test('once the head is with the caller, nothing is left but to break off', () => {
-    const life = lifeIn('running')
-    life.markHeadPassedOn()
-    expect(life.end({ what: 'closed-in-body' }, 1, 40).isAnswerable).toBe(false)
-  })
-})
-
-test('a call without a slot leaves every instance alone', () => {
-  const ends: [CallEnd, ErrorCode][] = [
-    [{ what: 'refused', code: 'busy' }, 'busy'],
-    [{ what: 'start-failed', code: 'init-timeout' }, 'init-timeout'],
-    [{ what: 'client-gone' }, 'client-gone'],
-  ]
-  for (const [end, code] of ends) {
-    expect(new CallLife(0).end(end, 1, 5)).toMatchObject({ code, verdict: 'none' })
-  }
-})
-
-test('a caller who leaves before a byte was sent does not cost the instance', () => {
-  expect(lifeIn('starting').end({ what: 'client-gone' }, 1, 40).verdict).toBe('keep')
-})
-
-describe('sending again', () => {
-  test('a kept connection that was closed before a byte was sent is replaced by a new one', () => {
-    const life = lifeIn('placed')
-    life.run(22)
-    expect(life.canResend).toBe(true)
-    life.connect()
-    expect(life.state).toBe('starting')
-    life.run(30)
-    expect(life.canResend).toBe(false)
-    expect(life.phases(40)).toEqual({ queueMs: 10, startMs: 10, runMs: 10 })
-  })
-
-  test('never once bytes were sent, and never on a new connection', () => {
-    const sent = lifeIn('placed')
-    sent.run(22)
-    sent.markSent()
-    expect(sent.canResend).toBe(false)
-    expect(() => sent.connect()).toThrow(AssertionError)
-    expect(lifeIn('running').canResend).toBe(false)
-  })
 })
 
 describe('phases', () => {
@@ -141,9 +73,9 @@ describe('phases', () => {
   for (const [title, startedMs, readyMs, expected] of rows) {
     test(title, () => {
       const life = new CallLife(10)
-      life.place(60, startedMs, readyMs)
-      life.run(60)
-      life.end({ what: 'answered', status: 200 }, 1, 100)
+      life.run(60, startedMs, readyMs)
+      expect(life.phases(80)).toEqual({ ...expected, runMs: 20 })
+      life.end(100)
       expect(life.phases(999)).toEqual({ ...expected, runMs: 40 })
     })
   }

@@ -8,10 +8,15 @@ const spec = { fnId: 'f', key: 'k1' } as FnSpec
 
 function callOf(own: FnSpec): ActiveCall {
   const keeper = { replied: () => undefined, release: () => undefined }
-  const about = { id: 'c', spec: own, arrivedMs: 0 }
-  const caller = { signal: new AbortController().signal }
-  const request = { headers: '', body: null, length: undefined, caller }
-  return new ActiveCall(keeper, about, request, { answered: () => undefined })
+  const asker = {
+    headers: '',
+    body: null,
+    length: undefined,
+    caller: { signal: new AbortController().signal },
+    answered: () => undefined,
+    failed: () => undefined,
+  }
+  return new ActiveCall(keeper, 'c', own, asker, 0)
 }
 
 test('versions of a function share their counts, which end with the function', () => {

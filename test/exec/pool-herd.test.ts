@@ -56,7 +56,7 @@ function simulate(load: Load): Outcome {
     waitMs: 60_000,
   })
   const rest = { memoryMb: 128, concurrency: 1, instancesMin: 0, instancesMax: 1000 }
-  pool.define({ key: 'f', ...rest, idleTimeoutMs: 30_000, ...load.demand }, 0)
+  pool.define({ key: 'f', ...rest, idleTimeoutMs: 30_000, ...never, ...load.demand }, 0)
   const agenda = new Agenda()
   let nowMs = 0
   let running = 0
@@ -113,6 +113,7 @@ function simulate(load: Load): Outcome {
   return outcome
 }
 
+const never = { pauseAfterMs: Number.POSITIVE_INFINITY }
 const herd = Array.from({ length: 1000 }, () => 0)
 const steady = (perS: number, s: number) =>
   Array.from({ length: perS * s }, (_, n) => (n * 1000) / perS)

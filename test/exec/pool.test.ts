@@ -1,44 +1,7 @@
 import { describe, expect, test } from 'bun:test'
 import { AssertionError } from '../../src/errors.ts'
-import { type Demand, type Effect, Pool, type PoolLimits } from '../../src/exec/pool.ts'
-
-interface Call {
-  readonly name: string
-}
-const call = (name: string): Call => ({ name })
-
-const limits: PoolLimits = {
-  memoryMbMax: 1024,
-  startsMax: 4,
-  cpus: 2,
-  waitingPerFnMax: 5000,
-  waitingMax: 20_000,
-  waitMs: 60_000,
-}
-const hello: Demand = {
-  key: 'hello',
-  memoryMb: 128,
-  concurrency: 1,
-  instancesMin: 0,
-  instancesMax: 100,
-  idleTimeoutMs: 30_000,
-}
-
-/** Effects in short: `start hello 1`, `stop hello 1 idle`, `assign a 1`, `fail a busy`. */
-function said(pool: Pool<Call>): string[] {
-  return pool.takeEffects().map((effect: Effect<Call>) => {
-    if (effect.do === 'start') return `start ${effect.key} ${effect.instance}`
-    if (effect.do === 'stop') return `stop ${effect.key} ${effect.instance} ${effect.why}`
-    if (effect.do === 'assign') return `assign ${effect.call.name} ${effect.instance}`
-    return `fail ${effect.call.name} ${effect.code}${effect.detail ? `: ${effect.detail}` : ''}`
-  })
-}
-
-function poolOf(demands: readonly Demand[], changes: Partial<PoolLimits> = {}): Pool<Call> {
-  const pool = new Pool<Call>({ ...limits, ...changes })
-  for (const demand of demands) pool.define(demand, 0)
-  return pool
-}
+import type { Demand, Pool, PoolLimits } from '../../src/exec/pool.ts'
+import { type Call, call, hello, observe, poolOf, said } from './pool-harness.ts'
 
 test('the first call starts an instance and gets it; the next finds it at once', () => {
   const pool = poolOf([hello])
@@ -49,6 +12,47 @@ test('the first call starts an instance and gets it; the next finds it at once',
   pool.release(1, 1, 'keep', 26)
   expect(pool.acquire('hello', call('b'), 27)).toBe(1)
   expect(said(pool)).toEqual([])
+})
+
+describe('a start that waits for a download', () => {
+  const slow = { ...hello, key: 'slow' }
+
+  test('takes no turn of others, and no more of its function begin meanwhile', () => {
+    const pool = poolOf([slow, hello], { startsMax: 1 })
+    pool.acquire('slow', call('a'), 0)
+    pool.acquire('hello', call('b'), 0)
+    expect(said(pool)).toEqual(['start slow 1'])
+    pool.fetching(1, true, 250)
+    expect(said(pool)).toEqual(['start hello 2'])
+    pool.ready(2, 300)
+    expect(said(pool)).toEqual(['assign b 2'])
+    for (const name of ['c', 'd', 'e']) pool.acquire('slow', call(name), 400)
+    pool.tick(5000)
+    expect(said(pool)).toEqual([])
+    expect(pool.stats().starting).toBe(0)
+    pool.fetching(1, false, 6000)
+    pool.ready(1, 6100)
+    expect(said(pool)).toEqual(['assign a 1', 'start slow 3'])
+    pool.fetching(1, true, 6200)
+    expect(pool.stats().starting).toBe(1)
+  })
+
+  test('and ends in any way leaves its turn as it was', () => {
+    const pool = poolOf([slow], { startsMax: 1 })
+    pool.acquire('slow', call('a'), 0)
+    pool.fetching(1, true, 250)
+    pool.failed(1, 'pull-failed', undefined, 300)
+    expect(said(pool)).toEqual(['start slow 1', 'fail a pull-failed'])
+    expect(pool.stats().starting).toBe(0)
+    pool.acquire('slow', call('b'), 60_000)
+    expect(said(pool)).toEqual(['start slow 2'])
+    pool.fetching(2, true, 60_250)
+    pool.cancel({ ...call('b') }, 60_300)
+    pool.retire('slow', 60_300)
+    pool.drain(60_300)
+    pool.ready(2, 60_400)
+    expect(pool.stats().starting).toBe(0)
+  })
 })
 
 describe('placing', () => {
@@ -69,13 +73,27 @@ describe('placing', () => {
     expect([take(), take()]).toEqual([1, 3])
   })
 
-  test('several per instance: one busy instance per core, then the least loaded of those', () => {
-    const pool = warm({ ...hello, concurrency: 3 }, 4)
-    const placed = Array.from({ length: 8 }, () => pool.acquire('hello', call('x'), 10))
-    expect(placed).toEqual([4, 3, 3, 4, 4, 3, 2, 2])
-    pool.release(4, 1, 'keep', 11)
-    pool.release(4, 1, 'keep', 11)
-    expect(pool.acquire('hello', call('x'), 12)).toBe(4)
+  test('several per instance: packed, and overflow goes to an idle one', () => {
+    const pool = warm({ ...hello, concurrency: 3 }, 3)
+    const take = () => pool.acquire('hello', call('x'), 10)
+    expect([take(), take(), take(), take(), take()]).toEqual([3, 3, 3, 2, 2])
+    // Of two busy ones, where one would do, the more loaded takes the call.
+    pool.release(3, 1, 'keep', 11)
+    pool.release(3, 1, 'keep', 11)
+    expect([take(), take(), take()]).toEqual([2, 3, 3])
+  })
+
+  test('several per instance: those that fill cores spread, and then the least loaded', () => {
+    const pool = warm({ ...hello, concurrency: 5 }, 3)
+    const take = () => pool.acquire('hello', call('x'), 10)
+    expect([take(), take()]).toEqual([3, 3])
+    expect(pool.toMeasure()).toEqual([1, 2, 3])
+    for (let look = 0; look <= 3; look += 1) observe(pool, look * 200, [0, 0, look * 180])
+    expect(said(pool)).toEqual([])
+    expect([take(), take(), take(), take(), take()]).toEqual([2, 2, 2, 3, 3])
+    // All in all they fill half a core: one is enough.
+    for (let look = 4; look <= 7; look += 1) observe(pool, look * 200, [0, look * 50, 0])
+    expect([take(), take()]).toEqual([3, 2])
   })
 
   test('waiting calls get slots in the order in which they came', () => {
@@ -98,6 +116,74 @@ describe('placing', () => {
     const pool = warm(hello, 1)
     expect(pool.takeEffects()).toBe(pool.takeEffects())
     expect(Object.isFrozen(pool.takeEffects())).toBe(true)
+  })
+})
+
+describe('company for an instance that computes all the time', () => {
+  /** Instance 1 with running calls, none of which waits. */
+  function computing(calls: number, changes: Partial<Demand> = {}): Pool<Call> {
+    const pool = poolOf([{ ...hello, concurrency: 100, ...changes }])
+    pool.acquire('hello', call('first'), 0)
+    pool.ready(1, 0)
+    for (let count = 1; count < calls; count += 1) pool.acquire('hello', call('x'), 0)
+    pool.takeEffects()
+    return pool
+  }
+  function look(pool: Pool<Call>, share: number, times = 4): string[] {
+    for (let n = 0; n < times; n += 1) observe(pool, n * 200, [n * 200 * share])
+    return said(pool)
+  }
+
+  test('comes after three looks, once', () => {
+    const pool = computing(20)
+    expect(look(pool, 0.95, 3)).toEqual([])
+    observe(pool, 600, [570])
+    expect(said(pool)).toEqual(['start hello 2'])
+    observe(pool, 800, [760])
+    expect(said(pool)).toEqual([])
+  })
+
+  test('not for one that has time left, nor for one that works for a single caller', () => {
+    expect(look(computing(20), 0.5, 20)).toEqual([])
+    const single = computing(1)
+    expect(single.toMeasure()).toEqual([])
+    expect(look(single, 1, 20)).toEqual([])
+  })
+
+  test('not where nothing more could run, nor beyond instancesMax, nor when it closes', () => {
+    const saturated = computing(20)
+    saturated.isSaturated = true
+    expect(look(saturated, 1)).toEqual([])
+    expect(look(computing(20, { instancesMax: 1 }), 1)).toEqual([])
+    const retired = computing(20)
+    retired.retire('hello', 0)
+    expect(look(retired, 1)).toEqual([])
+  })
+
+  test('where CPU time cannot be read, as if it computed', () => {
+    const pool = computing(20)
+    observe(pool, 0, [undefined])
+    expect(said(pool)).toEqual(['start hello 2'])
+  })
+
+  test('functions of one call at a time are not measured', () => {
+    const pool = poolOf([hello])
+    for (const name of ['a', 'b']) pool.acquire('hello', call(name), 0)
+    for (const id of [1, 2]) pool.ready(id, 0)
+    expect(pool.toMeasure()).toEqual([])
+  })
+
+  test('of very many functions, each gets its turn', () => {
+    const keys = Array.from({ length: 80 }, (_, n) => `f${n}`)
+    const pool = poolOf(
+      keys.map(key => ({ ...hello, key, concurrency: 9, memoryMb: 1 })),
+      { startsMax: 100 },
+    )
+    for (const key of [...keys, ...keys]) pool.acquire(key, call(key), 0)
+    for (let id = 1; id <= 80; id += 1) pool.ready(id, 0)
+    const looks = [pool.toMeasure(), pool.toMeasure(), pool.toMeasure()]
+    expect(Math.max(...looks.map(ids => ids.length))).toBeLessThan(40)
+    expect(new Set(looks.flat()).size).toBe(80)
   })
 })
 
@@ -280,7 +366,7 @@ describe('the end of instances', () => {
     pool.takeEffects()
     pool.release(1, 30, 'unfit', 55)
     pool.release(1, 30, 'keep', 56)
-    expect(said(pool)).toEqual(['stop hello 1 unfit'])
+    expect(said(pool)).toEqual(['start hello 2', 'stop hello 1 unfit'])
     pool.ready(2, 80)
     expect(said(pool)).toEqual(['assign c 2'])
   })

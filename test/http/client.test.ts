@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'bun:test'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Client, type OutgoingRequest, type Reply } from '../../src/http/client.ts'
+import { Client, type OutgoingBody, type Reply } from '../../src/http/client.ts'
 import { ExchangeError, type ExchangeFault } from '../../src/http/exchange-error.ts'
 
 let dir = ''
@@ -57,14 +57,15 @@ function httpServer(fetch: (request: Request) => Response | Promise<Response>): 
   closers.push(() => void server.stop(true))
 }
 
-const get: OutgoingRequest = { head: 'POST /call HTTP/1.1\r\nhost: localhost\r\n', body: null }
+const head = 'POST /call HTTP/1.1\r\nhost: localhost\r\n'
+const get: OutgoingBody = { body: null }
 
-function send(client: Client, request: OutgoingRequest = get) {
+function send(client: Client, request: OutgoingBody = get) {
   const ends: [number, ExchangeFault | null][] = []
   const { promise, resolve, reject } = Promise.withResolvers<Reply>()
   // Some tests look at the end alone.
   promise.catch(() => undefined)
-  const exchange = client.exchange(request, {
+  const exchange = client.exchange(head, request, {
     replied: resolve,
     exchangeEnded: (status, fault) => {
       ends.push([status, fault])
@@ -99,6 +100,22 @@ describe('an exchange', () => {
       expect(ends).toEqual([[200, null]])
     }
     expect(connections()).toBe(1)
+  })
+
+  test('reads each head anew when it is not that of the reply before', async () => {
+    httpServer(async request => {
+      const text = await request.text()
+      return new Response(text, { headers: { 'x-length': String(text.length) } })
+    })
+    const client = clientFor()
+    // Sizes around those up to which requests and replies are copied.
+    for (const size of [3, 3, 30, 3, 0, 4096, 4097, 4097, 16_200, 16_384, 40_000, 3]) {
+      const body = Buffer.alloc(size, size % 251)
+      const answer = await send(client, { ...get, body }).reply
+      const at = answer.headers.indexOf('x-length')
+      expect(answer.headers[at + 1]).toBe(String(body.toString().length))
+      expect(await textOf(answer)).toBe(body.toString())
+    }
   })
 
   test('reads a reply that comes in small pieces', async () => {

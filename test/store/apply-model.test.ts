@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { encodeCommand } from '../../src/store/codec.ts'
 import type { Change, Command, Outcome } from '../../src/store/commands.ts'
 import { StateDb } from '../../src/store/db.ts'
-import type { App, Fn, Trigger } from '../../src/store/objects.ts'
+import type { App, Fn, RegistryLogin, Trigger } from '../../src/store/objects.ts'
 import { Queries } from '../../src/store/queries.ts'
 import { RouteTable } from '../../src/store/routes.ts'
 import { seeded } from '../seed.ts'
@@ -85,6 +85,18 @@ const command: fc.Arbitrary<Command> = fc.oneof(
       .map((given): Command => ({ type: 'trigger.update', ...given })),
   },
   { weight: 2, arbitrary: id.map((given): Command => ({ type: 'trigger.delete', id: given })) },
+  {
+    weight: 3,
+    arbitrary: fc
+      .record({ appId: id, host: name, username: name, sealed: name, updatedMs: atMs })
+      .map((login): Command => ({ type: 'registry.set', login })),
+  },
+  {
+    weight: 1,
+    arbitrary: fc
+      .record({ appId: id, host: name })
+      .map((given): Command => ({ type: 'registry.delete', ...given })),
+  },
 )
 
 type Strings = Readonly<Record<string, string>>
@@ -94,6 +106,7 @@ class Model {
   apps: App[] = []
   fns: Fn[] = []
   triggers: Trigger[] = []
+  registries: RegistryLogin[] = []
 
   run(given: Command): string {
     switch (given.type) {
@@ -127,6 +140,7 @@ class Model {
         this.apps = this.apps.filter(app => app.id !== given.id)
         this.fns = this.fns.filter(fn => fn.appId !== given.id)
         this.triggers = this.triggers.filter(trigger => trigger.appId !== given.id)
+        this.registries = this.registries.filter(login => login.appId !== given.id)
         return 'ok'
       }
       case 'fn.create': {
@@ -181,6 +195,19 @@ class Model {
         this.triggers = this.triggers.filter(trigger => trigger.id !== given.id)
         return 'ok'
       }
+      case 'registry.set': {
+        const { login } = given
+        if (!this.apps.some(app => app.id === login.appId)) return 'app-not-found'
+        const others = this.registries.filter(one => !isSameRegistry(one, login))
+        this.registries = [...others, login]
+        return 'ok'
+      }
+      case 'registry.delete': {
+        const others = this.registries.filter(one => !isSameRegistry(one, given))
+        if (others.length === this.registries.length) return 'registry-not-found'
+        this.registries = others
+        return 'ok'
+      }
     }
   }
 
@@ -195,6 +222,10 @@ class Model {
     return others.some(isNamesake) ? 'trigger-exists' : undefined
   }
 }
+
+type RegistryKey = Pick<RegistryLogin, 'appId' | 'host'>
+
+const isSameRegistry = (a: RegistryKey, b: RegistryKey) => a.appId === b.appId && a.host === b.host
 
 function maps(
   old: { config: Strings; annotations: Strings },
@@ -275,6 +306,11 @@ test('apply agrees with the model, with the changes it reports, and with a repla
         expect(byId(apps)).toEqual(byId(model.apps))
         expect(byId(fns)).toEqual(byId(model.fns))
         expect(byId(triggers)).toEqual(byId(model.triggers))
+        const ofModel = (appId: string) => model.registries.filter(one => one.appId === appId)
+        for (const appId of ['1', '2', '3']) {
+          const held = queries.registries(appId)
+          expect(held).toEqual(ofModel(appId).sort((a, b) => (a.host < b.host ? -1 : 1)))
+        }
         expect(rows.size).toBe(apps.length + fns.length + triggers.length)
         for (const fn of fns) expect(rows.get(`fn ${fn.id}`)).toEqual(fn)
 

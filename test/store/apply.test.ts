@@ -265,7 +265,7 @@ describe('the bytes of a command', () => {
 
   test('of an unknown version are refused', () => {
     const bytes = encodeCommand({ type: 'app.delete', id: 'A' })
-    bytes[0] = 2
+    bytes[0] = 3
     expect(() => decodeCommand(bytes)).toThrow(StartError)
     using bench = new Bench()
     expect(() => bench.db.apply([{ index: 1, term: 1, bytes }])).toThrow(/newer fnd/)

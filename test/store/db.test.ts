@@ -43,9 +43,24 @@ test('a database of a later schema is refused', () => {
   const path = join(dir.path, 'state.db')
   new StateDb(path)[Symbol.dispose]()
   const raw = new Database(path)
-  raw.run('PRAGMA user_version = 2')
+  raw.run('PRAGMA user_version = 3')
   raw.close()
-  expect(() => new StateDb(path)).toThrow(/schema 2.*newer fnd/)
+  expect(() => new StateDb(path)).toThrow(/schema 3.*newer fnd/)
+})
+
+test('a database of schema 1 gains the table of registries, and keeps its rows', () => {
+  using dir = temporaryDir()
+  const path = join(dir.path, 'state.db')
+  const old = new StateDb(path)
+  add(old, 'A')
+  old[Symbol.dispose]()
+  const raw = new Database(path)
+  raw.run('DROP TABLE registries')
+  raw.run('PRAGMA user_version = 1')
+  raw.close()
+  using db = new StateDb(path)
+  expect(db.rows.all('SELECT * FROM registries')).toEqual([])
+  expect(db.rows.all('SELECT id FROM apps')).toEqual([{ id: 'A' }])
 })
 
 test('index, rows and hash survive a restart together', () => {

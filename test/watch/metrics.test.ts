@@ -151,8 +151,10 @@ test('the parts of the node are read when they are there', async () => {
     startsTotal: 9,
     startFailuresTotal: 1,
     evictionsTotal: 5,
-    instances: { wait: 0, start: 1, idle: 2, busy: 3 },
-    fns: [{ appId: 'a', fnId: 'f', image: 'bundle:x', wait: 0, start: 1, idle: 2, busy: 3 }],
+    instances: { wait: 0, start: 1, idle: 2, paused: 4, busy: 3 },
+    fns: [
+      { appId: 'a', fnId: 'f', image: 'bundle:x', wait: 0, start: 1, idle: 2, paused: 4, busy: 3 },
+    ],
   }
   const output = new CallOutput({
     limits: { callLogBytesMax: 1000, logBytesMax: 10_000 },
@@ -171,7 +173,7 @@ test('the parts of the node are read when they are there', async () => {
   expect(parsed.value('fnd_queue_waiting', {})).toBe(4)
   expect(parsed.value('fnd_pool_instances', { state: 'busy' })).toBe(3)
   expect(parsed.value('fn_container_busy_total', container)).toBe(3)
-  expect(parsed.value('fn_container_paused_total', container)).toBe(0)
+  expect(parsed.value('fn_container_paused_total', container)).toBe(4)
   expect(parsed.value('fn_container_evictions', { container_state: 'idle' })).toBe(5)
   expect(parsed.value('fnd_raft_applied_index', {})).toBe(7)
   expect(parsed.value('fnd_raft_log_entries', {})).toBe(8)

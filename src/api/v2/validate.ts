@@ -7,6 +7,7 @@ import { parseSyslogUrl } from '../../exec/syslog-url.ts'
 import type { AppPatch, FnPatch, TriggerPatch } from '../../store/commands.ts'
 import type { Annotations, App, Config, Fn, Trigger } from '../../store/objects.ts'
 import {
+  digestSetting,
   hiddenValue,
   invokeKeySetting,
   settingFault,
@@ -252,10 +253,25 @@ export function fnPatch(input: FnInput, old: Fn): FnPatch {
     ...(input.timeout ? { timeoutS: input.timeout } : {}),
     ...(input.idle_timeout ? { idleTimeoutS: input.idle_timeout } : {}),
     ...(input.config === undefined ? {} : { config: configFrom(input.config) }),
-    ...(input.annotations === undefined
-      ? {}
-      : { annotations: checkedAnnotations('fn', input, old.annotations, false) }),
+    ...fnAnnotations(input, old),
   }
+}
+
+/**
+ * Another image has another digest. Fn's tools send all annotations back with the image they
+ * change, so a digest that stays as it was is dropped too.
+ */
+function fnAnnotations(input: FnInput, old: Fn): { readonly annotations?: Annotations } {
+  const written =
+    input.annotations === undefined
+      ? undefined
+      : checkedAnnotations('fn', input, old.annotations, false)
+  const pinned = old.annotations[digestSetting]
+  const isMoved = !isUnset(input.image) && input.image !== old.image
+  if (pinned !== undefined && isMoved && (written?.[digestSetting] ?? pinned) === pinned) {
+    return { annotations: { ...written, [digestSetting]: '""' } }
+  }
+  return written === undefined ? {} : { annotations: written }
 }
 
 function checkSource(source: string): void {

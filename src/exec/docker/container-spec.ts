@@ -32,6 +32,11 @@ export interface ContainerPlan {
   readonly network: string
   readonly config: DockerConfig
   readonly limits: ContainerLimits
+  /**
+   * RLIMIT_NPROC where it must be named: podman takes the kernel's maximum otherwise, which not
+   * every root may set. It counts the processes of a user on the host, so it limits no container.
+   */
+  readonly userProcessesMax: number | undefined
 }
 
 const mib = 1024 * 1024
@@ -106,6 +111,7 @@ function hostConfig(plan: ContainerPlan): HostConfig {
       same('memlock', config.lockedMemoryBytesMax),
       same('sigpending', config.pendingSignalsMax),
       same('msgqueue', config.messageQueueBytesMax),
+      ...(plan.userProcessesMax === undefined ? [] : [same('nproc', plan.userProcessesMax)]),
     ],
     ...(config.fsMbMax === 0 ? {} : { StorageOpt: { size: `${config.fsMbMax}M` } }),
     NetworkMode: plan.network,

@@ -16,6 +16,7 @@ import type { TalkLimits } from './bridge.ts'
 import type { Container } from './container.ts'
 import { type ContainerLimits, isConfined } from './container-spec.ts'
 import type { Engine, EngineState } from './engine.ts'
+import { containerEnv } from './format-env.ts'
 import { containerIsolation } from './isolation.ts'
 import {
   openRendezvousDirs,
@@ -27,13 +28,15 @@ import {
 } from './rendezvous-dir.ts'
 import { refusedStart, untilSocket } from './start.ts'
 import { startColdStdio, startHotStdio } from './stdio-instance.ts'
-import { containerMemoryBytes } from './usage.ts'
+import { containerCpuMs, containerMemoryBytes } from './usage.ts'
 import { Workshop } from './workshop.ts'
 
 /** What the driver needs of images. */
 export interface ImageSource {
   /** Fetches it if need be. Rejects with `FndError`. */
   ensure(spec: FnSpec): Promise<{ readonly id: string }>
+  /** How far its pull is; undefined when none is under way. */
+  progressOf(spec: FnSpec): string | undefined
 }
 
 export interface DockerDriverOptions {
@@ -98,6 +101,11 @@ export class DockerDriver implements Driver {
     return !image.includes('://') && !image.startsWith('bundle:')
   }
 
+  awaited(spec: FnSpec): string | undefined {
+    const progress = this.#options.images.progressOf(spec)
+    return progress === undefined ? undefined : `its image is being pulled, ${progress}`
+  }
+
   async prepare(spec: FnSpec): Promise<void> {
     assert(this.takes(spec.image), 'a driver is asked for images that it takes')
     if (spec.network !== 'none') this.#workshop.networks.want()
@@ -117,7 +125,7 @@ export class DockerDriver implements Driver {
       dir = this.#rendezvousDirs().make(rendezvousName(instanceId), this.#writerFor(spec))
       const order = { spec, instanceId, image }
       if (spec.format === 'http-stream') return await this.#startStream(order, dir, signal)
-      const place = { ...order, workshop: this.#workshop, limits: answerLimits, dir }
+      const place = { ...order, workshop: this.#workshop, limits: answerLimits, engine, dir }
       return spec.format === 'default' ? startColdStdio(place) : await startHotStdio(place)
     } catch (cause) {
       dir?.remove()
@@ -156,7 +164,7 @@ export class DockerDriver implements Driver {
     let container: Container | undefined
     try {
       const containerId = instanceId
-      const { env } = spec
+      const env = containerEnv(spec)
       container = await this.#workshop.launch({
         ...order,
         containerId,
@@ -212,6 +220,7 @@ function instanceOf(id: string, container: Container, socketPath: string): Insta
     exited: container.gone,
     stop: graceMs => container.stop(graceMs),
     memoryBytes: () => containerMemoryBytes(container.pid),
+    cpuMs: () => containerCpuMs(container.pid),
     pause: () => container.pause(),
     resume: () => container.resume(),
   }

@@ -89,7 +89,7 @@ export class Engine {
 
   /** Where the daemon is, for messages. */
   get where(): string {
-    if (this.#host === undefined) return 'no daemon (DOCKER_HOST is none)'
+    if (this.#host === undefined) return 'none'
     if (this.#host.kind === 'unix') return `unix://${this.#host.path}`
     return `tcp://${this.#host.host}:${this.#host.port}`
   }
@@ -109,7 +109,7 @@ export class Engine {
     timeoutMs = askTimeoutMs,
   ): Promise<T> {
     if (this.#state.kind === 'down') throw this.#unavailable(this.#state.reason)
-    if (this.#isAbsent()) throw this.#unavailable(`there is none at ${this.where}`)
+    if (this.#isAbsent()) throw new FndError('docker-unavailable', { detail: this.#absence })
     return this.#ask(act, timeoutMs)
   }
 
@@ -164,6 +164,10 @@ export class Engine {
   close(): void {
     this.#isClosed = true
     clearTimeout(this.#timer)
+  }
+
+  get #absence(): string {
+    return this.#host === undefined ? 'DOCKER_HOST is none' : `there is none at ${this.where}`
   }
 
   #isAbsent(): boolean {

@@ -71,8 +71,7 @@ export class AnswerHeadReader {
     for (;;) {
       bytes = withoutLeadingSpace(bytes)
       const end = endOfHead(bytes)
-      if (end === -1 && !isLikeHttp(bytes))
-        return { fault: `malformed HTTP response ${quoted(bytes)}` }
+      if (!isLikeHttp(bytes)) return { fault: malformed(bytes) }
       if ((end === -1 ? bytes.length : end) > this.#bytesMax) return 'too-large'
       if (end === -1) {
         this.#held = bytes
@@ -80,9 +79,9 @@ export class AnswerHeadReader {
       }
       const head = parseHead(linesOf(bytes.subarray(0, end)))
       if (head === 'too-many-headers') return 'too-large'
-      if (typeof head === 'string') return { fault: head }
+      if (typeof head === 'string') return { fault: `${malformed(bytes)}: ${faultWords[head]}` }
+      if (head.status === 101) return { fault: `${malformed(bytes)}: nobody asked for it` }
       bytes = bytes.subarray(end)
-      if (head.status === 101) return { fault: 'bad-status-line' }
       // 100 Continue and its kin are not the answer.
       if (head.status >= 200) return { head, rest: bytes }
     }
@@ -167,8 +166,15 @@ function isLikeHttp(bytes: Uint8Array): boolean {
   return true
 }
 
-/** The beginning of what stands in place of an answer. */
-function quoted(bytes: Uint8Array): string {
+const faultWords = {
+  'bad-status-line': 'its status line is none',
+  'bad-header': 'a header is none',
+  'bad-length': 'its length is none',
+  'bad-framing': 'it is framed in two ways',
+} as const
+
+/** With the beginning of what stands in place of an answer. */
+function malformed(bytes: Uint8Array): string {
   const text = new TextDecoder().decode(bytes.subarray(0, 100))
-  return JSON.stringify(text.split('\n', 1)[0])
+  return `malformed HTTP response ${JSON.stringify(text.split(/\r?\n/, 1)[0])}`
 }

@@ -1,4 +1,5 @@
 /** Puts the parts of the Docker driver together. */
+import type { Clock } from '../../clock.ts'
 import type { DockerConfig } from '../../config-docker.ts'
 import type { Logger } from '../../log.ts'
 import type { OutputSink } from '../driver.ts'
@@ -7,6 +8,7 @@ import type { ContainerLimits } from './container-spec.ts'
 import { DockerDriver } from './driver.ts'
 import { Engine } from './engine.ts'
 import { Images } from './images.ts'
+import type { AppCredentials } from './registry-auth.ts'
 
 export interface DockerOptions {
   readonly dataDir: string
@@ -17,6 +19,9 @@ export interface DockerOptions {
   readonly answerLimits: TalkLimits
   readonly checkSyslog: (url: string) => Promise<void>
   readonly newId: () => string
+  readonly clock: Clock
+  /** With which an app pulls. Throws `FndError` when they cannot be read. */
+  readonly credentials: (appId: string) => AppCredentials
   readonly log: Logger
 }
 
@@ -28,7 +33,7 @@ export interface DockerParts extends AsyncDisposable {
 
 /** Asks nothing of the daemon yet; a node without one starts as fast. */
 export function openDocker(options: DockerOptions): DockerParts {
-  const { config, limits, log, ...rest } = options
+  const { config, limits, log, clock, credentials, ...rest } = options
   const engine = new Engine({
     config,
     onState: state => {
@@ -37,7 +42,8 @@ export function openDocker(options: DockerOptions): DockerParts {
       driver.engineChanged(state)
     },
   })
-  const images = new Images({ engine })
+  const { dataDir } = options
+  const images = new Images({ engine, config, dataDir, log, clock, credentials })
   const driver: DockerDriver = new DockerDriver({
     ...rest,
     config,
@@ -47,5 +53,14 @@ export function openDocker(options: DockerOptions): DockerParts {
     images,
     onNotice: detail => log.warn(detail),
   })
-  return { driver, engine, images, [Symbol.asyncDispose]: () => driver[Symbol.asyncDispose]() }
+  return {
+    driver,
+    engine,
+    images,
+    [Symbol.asyncDispose]: async () => {
+      // A start that waits for a pull hears that fnd ends, before its driver does.
+      await images.close()
+      await driver[Symbol.asyncDispose]()
+    },
+  }
 }

@@ -7,7 +7,9 @@ import type { Exit, FnSpec, Instance } from '../driver.ts'
 import { type Bridge, openBridge, type TalkLimits } from './bridge.ts'
 import type { Container } from './container.ts'
 import { ContainerStdio, stdinOf } from './container-stdio.ts'
+import type { Engine } from './engine.ts'
 import { containerEnv } from './format-env.ts'
+import { refusedStart } from './start.ts'
 import { containerMemoryBytes } from './usage.ts'
 import type { Workshop } from './workshop.ts'
 
@@ -17,6 +19,7 @@ export interface StdioPlace {
   readonly instanceId: string
   readonly image: string
   readonly limits: TalkLimits
+  readonly engine: Engine
   /** Where the bridge's socket is; fnd's own, and gone with the instance. */
   readonly dir: { readonly path: string; remove(): void }
 }
@@ -36,7 +39,12 @@ export async function startHotStdio(place: StdioPlace): Promise<Instance> {
     env,
     stdout: stdio,
   })
-  await container.learnPid()
+  try {
+    await container.learnPid()
+  } catch (cause) {
+    await container.remove()
+    throw cause
+  }
   container.markServing()
   const streams = { stdin: stdinOf(container.stdin), stdout: stdio.stdout }
   const bridge = bridgeIn(place, { kind: 'hot', stdio: streams })
@@ -58,20 +66,16 @@ export async function startHotStdio(place: StdioPlace): Promise<Instance> {
 }
 
 export function startColdStdio(place: StdioPlace): Instance {
-  const { workshop, spec, instanceId, image } = place
+  const { workshop, spec, instanceId, image, engine } = place
   const running = new Set<Container>()
   let calls = 0
   const run = async (env: Readonly<Record<string, string>>, signal: AbortSignal) => {
     calls += 1
     const stdio = new ContainerStdio()
     const containerId = `${instanceId}-${calls}`
-    const container = await workshop.launch({
-      spec,
-      instanceId,
-      containerId,
-      image,
-      env,
-      stdout: stdio,
+    const order = { spec, instanceId, containerId, image, env, stdout: stdio }
+    const container = await workshop.launch(order).catch((cause: unknown) => {
+      throw refusedStart(cause, engine)
     })
     running.add(container)
     void container.gone.then(() => running.delete(container))

@@ -2,6 +2,7 @@
 import type { DockerConfig } from '../../config-docker.ts'
 import { FndError } from '../../errors.ts'
 import type { FnSpec, OutputSink } from '../driver.ts'
+import { processesHardMax } from '../host.ts'
 import { Container, isOperational } from './container.ts'
 import { type ContainerLimits, createOptions, instanceLabel, nodeLabel } from './container-spec.ts'
 import type { ContainerStdio } from './container-stdio.ts'
@@ -70,21 +71,23 @@ export class Workshop {
   async #launchOn(order: Order, network: Network): Promise<Container> {
     const { engine, config, limits, nodeId, output } = this.#options
     const { spec, instanceId, containerId, image, env, iofsSource, stdout } = order
-    const options = createOptions({
-      spec,
-      containerId,
-      nodeId,
-      image,
-      env,
-      config,
-      limits,
-      iofsSource,
-      network: network.mode,
-    })
     this.#containers.set(containerId, undefined)
     let container: Container | undefined
     try {
       this.#refuseWhenClosed()
+      const { isPodman } = await engine.facts()
+      const options = createOptions({
+        spec,
+        containerId,
+        nodeId,
+        image,
+        env,
+        config,
+        limits,
+        iofsSource,
+        network: network.mode,
+        userProcessesMax: isPodman ? Math.min(processesHardMax(), userProcessesMax) : undefined,
+      })
       const { id } = await engine.ask(docker => docker.createContainer(options))
       container = new Container({ engine, instanceId, id, output, stdout })
       this.#containers.set(containerId, container)
@@ -152,6 +155,8 @@ export class Workshop {
   }
 }
 
+/** Linux' own limit of processes (`pid_max`) unless it is raised. */
+const userProcessesMax = 32_768
 /** Strays that are removed at once; the daemon has functions to start meanwhile. */
 const removersMax = 4
 const joinFault = /network|namespace|no such container|not running/i

@@ -12,7 +12,7 @@ import {
 } from '../../../src/exec/docker/bridge.ts'
 import { refusalFrom } from '../../../src/exec/docker/refusal.ts'
 import type { Exit, FnSpec } from '../../../src/exec/driver.ts'
-import { Client, type OutgoingRequest, type Reply } from '../../../src/http/client.ts'
+import { Client, type OutgoingBody, type Reply } from '../../../src/http/client.ts'
 import type { ExchangeFault } from '../../../src/http/exchange-error.ts'
 import { specOf } from '../../contract/driver.ts'
 
@@ -110,13 +110,14 @@ interface Outcome {
 /** Makes a call and waits for its end, whatever it is. */
 export async function call(
   client: Client,
-  request: Partial<OutgoingRequest> = {},
+  request: Partial<OutgoingBody> & { readonly head?: string } = {},
 ): Promise<Outcome> {
   let reply: Reply | undefined
   let body: Promise<Buffer> = Promise.resolve(Buffer.alloc(0))
   const fault = await new Promise<ExchangeFault | null>(resolve => {
     client.exchange(
-      { head: headOf('/t/demo/about'), body: null, ...request },
+      request.head ?? headOf('/t/demo/about'),
+      { body: null, length: undefined, ...request },
       {
         replied: got => {
           reply = got

@@ -98,7 +98,8 @@ describe('default', () => {
   test('a caller that leaves ends the process', async () => {
     const { client, runs } = openCold('exec sleep 1000')
     const exchange = client.exchange(
-      { head: headOf('/t/demo/x'), body: null },
+      headOf('/t/demo/x'),
+      { body: null, length: undefined },
       { replied: () => undefined, exchangeEnded: () => undefined },
     )
     await eventually(() => runs.length === 1, 'the process runs')

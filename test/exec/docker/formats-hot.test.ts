@@ -161,9 +161,9 @@ describe('http', () => {
 
   test('a caller that leaves makes the container unfit', async () => {
     const { client, bridge, child } = openHot('http')
-    const request = { head: headOf('/t/demo/hang'), body: Buffer.from('x') }
+    const request = { body: Buffer.from('x'), length: undefined }
     let fault: ExchangeFault | null = null
-    const exchange = client.exchange(request, {
+    const exchange = client.exchange(headOf('/t/demo/hang'), request, {
       replied: () => undefined,
       exchangeEnded: (_, why) => {
         fault = why

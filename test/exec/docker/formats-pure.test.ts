@@ -15,6 +15,7 @@ import { sniffedType } from '../../../src/exec/docker/sniff.ts'
 import type { FnSpec } from '../../../src/exec/driver.ts'
 import { parseHead } from '../../../src/http/wire.ts'
 import { specOf } from '../../contract/driver.ts'
+import { seeded } from '../../seed.ts'
 
 function specFor(overrides: Partial<FnSpec> = {}): FnSpec {
   const { FN_LISTENER: _, ...env } = specOf('img').env
@@ -244,18 +245,27 @@ describe('http', () => {
         const bytes = Buffer.from(`\n HTTP/1.1 201 OK${eol}A: b${eol}${framed}rest`)
         expect(read(bytes, cuts)).toEqual({ status: 201, body: text, rest: 'rest' })
       }),
+      seeded(),
     )
   })
 
   test.each([
     ['no HTTP', 'hello world', { fault: 'malformed HTTP response "hello world"' }],
-    ['no status', 'HTTP/1.1 abc\r\n\r\n', { fault: 'bad-status-line' }],
+    [
+      'no status',
+      'HTTP/1.1 abc\r\n\r\n',
+      { fault: 'malformed HTTP response "HTTP/1.1 abc": its status line is none' },
+    ],
     [
       'two lengths',
       'HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n',
-      { fault: 'bad-length' },
+      { fault: 'malformed HTTP response "HTTP/1.1 200 OK": its length is none' },
     ],
-    ['a switch of protocols', 'HTTP/1.1 101 X\r\n\r\n', { fault: 'bad-status-line' }],
+    [
+      'a switch of protocols',
+      'HTTP/1.1 101 X\r\n\r\n',
+      { fault: 'malformed HTTP response "HTTP/1.1 101 X": nobody asked for it' },
+    ],
     ['a long head', `HTTP/1.1 200 OK\r\nA: ${'b'.repeat(5000)}`, 'too-large'],
     ['many headers', `HTTP/1.1 200 OK\r\n${'A:b\r\n'.repeat(1001)}\r\n`, 'too-large'],
     ['bad chunks', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n', 'bad'],
@@ -312,6 +322,7 @@ describe('json', () => {
         }
         throw new Error('never ended')
       }),
+      seeded(),
     )
   })
 
@@ -371,6 +382,7 @@ describe('json', () => {
         const head = replyHead(trigger, answer, '', 3).toString('latin1')
         expect(parseHead(head.slice(0, -4))).toMatchObject({ status: 200, framing: 3 })
       }),
+      seeded(),
     )
   })
 })
@@ -413,6 +425,7 @@ describe('replies', () => {
         expect(told?.code).toBe('function-response-invalid')
         expect(told?.message).toBe(error.message.toWellFormed())
       }),
+      seeded(),
     )
     expect(refusalFrom(['content-length', '0'])).toBeUndefined()
     const failed = new FndError('function-failed', { detail: 'exit code 3' })

@@ -2,10 +2,11 @@
 import { afterEach, describe, expect, test } from 'bun:test'
 import { join } from 'node:path'
 import { systemClock } from '../../../src/clock.ts'
-import type { CallResult } from '../../../src/exec/active-call.ts'
+import type { FndError } from '../../../src/errors.ts'
 import { type OneShot, openBridge } from '../../../src/exec/docker/bridge.ts'
 import type { Driver, FnSpec, Instance } from '../../../src/exec/driver.ts'
 import { Runner } from '../../../src/exec/runner.ts'
+import type { Reply } from '../../../src/http/client.ts'
 import { IdSource } from '../../../src/ids.ts'
 import { eventually, specOf } from '../../contract/driver.ts'
 import { bridgeDir, exitOf, headOf, limits, spawn, stdioOf, useBridges } from './bridge-harness.ts'
@@ -111,11 +112,21 @@ function open(command: readonly string[], overrides: Partial<FnSpec>) {
       // The runner writes the first lines of a head itself.
       const headers = headOf(path).split('\r\n').slice(4).join('\r\n')
       const body = Buffer.from(text)
-      const request = { headers, body, length: undefined, caller: { signal } }
-      runner.call(spec, request, { answered: resolve })
+      runner.call(spec, {
+        headers,
+        body,
+        length: undefined,
+        caller: { signal },
+        answered: (_, reply) => resolve({ ok: true, reply }),
+        failed: (_, error) => resolve({ ok: false, error }),
+      })
     })
   return { driver, runner, call }
 }
+
+type CallResult =
+  | { readonly ok: true; readonly reply: Reply }
+  | { readonly ok: false; readonly error: FndError }
 
 async function textOf(result: CallResult): Promise<string> {
   if (!result.ok) return `${result.error.status} ${result.error.code}: ${result.error.message}`
