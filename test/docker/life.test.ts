@@ -149,6 +149,26 @@ test('the directory for sockets may have two names, and need not share the mount
   await instance.stop(0)
 })
 
+test('an operator may remove containers, and the image of those that hold networks', async () => {
+  const driver = await driverOn({ FND_NETWORK_POOL_SIZE: '1' })
+  const spec = small('fn-static:1')
+  await driver.prepare(spec)
+  const holders = () => daemon.docker.listContainers({ filters: { name: ['fnd-net-'] } })
+  await until(async () => (await holders()).length === 1, 'a network is made ahead')
+  for (const { Id } of await holders()) await daemon.docker.getContainer(Id).kill()
+  const instance = await driver.start(spec, 'x', noSignal)
+  expect(await (await call(instance)).text()).toBe('hello')
+  await daemon.docker.getContainer('fnd-x').remove({ force: true })
+  expect(await instance.exited).toEqual({ code: null, signal: 'SIGKILL', outOfMemory: false })
+  expect(readdirSync(join(dataDir, baseName('me')))).toEqual([])
+
+  await until(async () => (await holders()).length === 1, 'the next one is')
+  for (const { Id } of await holders()) await daemon.docker.getContainer(Id).remove({ force: true })
+  await daemon.docker.getImage('fnd.io/network-holder:1').remove({ force: true })
+  await (await driver.start(spec, 'y', noSignal)).stop(0)
+  await until(async () => (await holders()).length === 1, 'the image is made anew')
+})
+
 test('memory that runs out in a call is told apart', async () => {
   const driver = await driverOn()
   const instance = await driver.start(small('fn-oom-call:1'), 'x', noSignal)

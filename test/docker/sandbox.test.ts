@@ -154,9 +154,11 @@ describe('options', () => {
 test('from within: no root, no capabilities, no room, no more processes', async () => {
   const tmp = 3 * 2 ** 20
   const parts = await driverWith({ FND_MAX_TMP_BYTES: String(tmp), FND_MAX_PIDS: '40' })
+  const isTmpBounded = () =>
+    parts.driver.isolation().measures.find(({ name }) => name === 'tmp-size')?.enforced
+  expect(isTmpBounded()).toBe(true)
   const { instance, about } = await started(parts, 'fn-contract:1', { memoryMb: 128 })
-  const measures = parts.driver.isolation().measures
-  expect(measures.find(({ name }) => name === 'tmp-size')?.enforced).toBe(true)
+  expect(isTmpBounded()).toBe(true)
 
   const status = await shell(about, 'id -u; id -g; cat /proc/self/status')
   expect(status).toMatch(/^1000\s+1000\s/)

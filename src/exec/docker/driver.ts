@@ -19,6 +19,7 @@ import type { Engine, EngineState } from './engine.ts'
 import { containerEnv } from './format-env.ts'
 import { containerIsolation } from './isolation.ts'
 import {
+  canBeSmall,
   openRendezvousDirs,
   type RendezvousDir,
   type RendezvousDirs,
@@ -137,7 +138,7 @@ export class DockerDriver implements Driver {
 
   isolation(spec?: FnSpec): Isolation {
     const { config, limits } = this.#options
-    const hasSmallIofs = this.#dirs?.areSmall === true
+    const hasSmallIofs = this.#dirs?.areSmall ?? canBeSmall(this.#areMountsShared())
     return containerIsolation({ config, limits, hasSmallIofs, spec })
   }
 
@@ -194,6 +195,11 @@ export class DockerDriver implements Driver {
     return isConfined(spec, this.#options.config) ? 'fn' : 'any'
   }
 
+  #areMountsShared(): boolean {
+    const { host, iofsDockerDir } = this.#options.config
+    return host?.kind === 'unix' && iofsDockerDir === '' && sharesMountsWithListener(host.path)
+  }
+
   #rendezvousDirs(): RendezvousDirs {
     const { config, engine, onNotice } = this.#options
     this.#dirs ??= openRendezvousDirs({
@@ -201,10 +207,7 @@ export class DockerDriver implements Driver {
       dockerBase:
         config.iofsDockerDir === '' ? this.#base : join(config.iofsDockerDir, basename(this.#base)),
       areUidsReal: !engine.isRootless,
-      areMountsShared:
-        config.host?.kind === 'unix' &&
-        config.iofsDockerDir === '' &&
-        sharesMountsWithListener(config.host.path),
+      areMountsShared: this.#areMountsShared(),
       onLeft: reason => onNotice(`a directory for a socket is left: ${reason}`),
     })
     return this.#dirs

@@ -164,7 +164,7 @@ export class Networks {
         if (!isOperational(cause)) throw cause
         this.#failures += 1
         if (this.#failures === failuresMax) this.#options.onGivenUp((cause as Error).message)
-        return this.#refillIn(retryMs)
+        return this.#refillIn(refillMs)
       }
     }
   }
@@ -185,8 +185,9 @@ export class Networks {
     const container = await engine
       .ask(docker => docker.createContainer(holderOptions(options)))
       .catch(cause => {
-        // Where it was made all the same, the sweep may have it.
+        // Where it was made all the same, the sweep may have it; and the image may be gone.
         this.known.delete(label)
+        if (cause instanceof DockerRefusal) this.#image = undefined
         throw cause
       })
     const holder = { id: container.id, label, network }

@@ -69,7 +69,7 @@ export function openRendezvousDirs(options: RendezvousOptions): RendezvousDirs {
   const { base, dockerBase, onLeft } = options
   makeBase(base, onLeft)
   const isRoot = process.getuid?.() === 0
-  const areSmall = isRoot && options.areMountsShared
+  const areSmall = canBeSmall(options.areMountsShared)
   return {
     areSmall,
     make: (name, writer) => {
@@ -95,6 +95,11 @@ function giveAway(path: string, hasOwner: boolean): void {
   // Last, because from then on it is the function's.
   if (hasOwner) chownSync(path, fnUid, fnUid)
   chmodSync(path, hasOwner ? 0o700 : 0o777)
+}
+
+/** Whether each directory can be a small file system of its own. */
+export function canBeSmall(areMountsShared: boolean): boolean {
+  return process.getuid?.() === 0 && areMountsShared
 }
 
 /** An empty directory of this user's alone; the parent may be one where everybody makes files. */
