@@ -12,7 +12,6 @@ import { ActiveCall, type CallAsker, type CallRequest, type Running } from './ac
 import { type CallEnd, codeOf } from './call.ts'
 import { CallList } from './call-list.ts'
 import type { Driver, FnSpec, Instance } from './driver.ts'
-import { fetched } from './fetching.ts'
 import { type Effect, type InstanceId, Pool, type PoolLimits } from './pool.ts'
 
 /** What the runner tells of each call to whoever counts; on the invoke path, so nearly free. */
@@ -65,6 +64,8 @@ const watchedFromMs = 100
 const coresEvery = 2
 /** An instance that is told to go gets this long before it is killed. */
 const stopGraceMs = 500
+/** What a start needs is fetched if it is not there after this time. */
+const fetchingFromMs = 250
 /** How long to wait for the reason of an instance's death before its callers are answered. */
 const deathReasonMs = 250
 
@@ -319,9 +320,23 @@ export class Runner {
   }
 
   /** An image may take minutes to come; others need not wait their turn behind it. */
-  #fetching(id: InstanceId, isFetching: boolean): void {
-    this.#pool.fetching(id, isFetching, this.#now())
-    this.#carryOut()
+  async #prepare({ id, spec }: Running, driver: Driver): Promise<void> {
+    const fetching = (isFetching: boolean) => {
+      this.#pool.fetching(id, isFetching, this.#now())
+      this.#carryOut()
+    }
+    let isLong = false
+    const timer = setTimeout(() => {
+      isLong = true
+      fetching(true)
+    }, fetchingFromMs)
+    try {
+      await driver.prepare(spec)
+    } finally {
+      clearTimeout(timer)
+    }
+    // When it failed the pool hears of that alone, lest it starts one more in between.
+    if (isLong) fetching(false)
   }
 
   /** Why a call waited in vain, where it was not for want of room. */
@@ -339,7 +354,7 @@ export class Runner {
     }
     try {
       await Promise.all(this.#stopping)
-      await fetched(driver.prepare(spec), isFetching => this.#fetching(running.id, isFetching))
+      await this.#prepare(running, driver)
       return await driver.start(spec, name, starting.signal)
     } catch (cause) {
       if (cause instanceof FndError) return cause
