@@ -1,19 +1,8 @@
 /** Starts that wait for a download: what they take from others, and what not. */
 import { expect, test } from 'bun:test'
 import { type Demand, Pool } from '../../src/exec/pool.ts'
+import { type Call, hello } from './pool-harness.ts'
 
-interface Call {
-  readonly name: string
-}
-
-const hello: Demand = {
-  key: 'hello',
-  memoryMb: 128,
-  concurrency: 1,
-  instancesMin: 0,
-  instancesMax: 100,
-  idleTimeoutMs: 30_000,
-}
 const slow = { ...hello, key: 'slow' }
 
 /** Only one may start at a time. */
