@@ -12,6 +12,7 @@ import type { Exit, OutputSink } from '../driver.ts'
 import type { ContainerStdio } from './container-stdio.ts'
 import { DockerRefusal, type Engine } from './engine.ts'
 import { Frames } from './frames.ts'
+import { isInContainer } from './usage.ts'
 
 export interface ContainerOptions {
   readonly engine: Engine
@@ -85,7 +86,7 @@ export class Container {
     return this.#ended.promise
   }
 
-  /** Of its first process on the daemon's host; undefined before `start`, or when it has ended. */
+  /** Of its first process; undefined before `learnPid`, on another host, or when it has ended. */
   get pid(): number | undefined {
     return this.#exit === undefined ? this.#pid : undefined
   }
@@ -107,7 +108,8 @@ export class Container {
    */
   async learnPid(): Promise<void> {
     const state = await this.#stateNow()
-    if (typeof state === 'object' && state.Running) this.#pid = state.Pid
+    if (typeof state !== 'object' || !state.Running) return
+    if (isInContainer(state.Pid, this.id)) this.#pid = state.Pid
   }
 
   /** SIGTERM, then SIGKILL after `graceMs`; resolves when it is removed. */

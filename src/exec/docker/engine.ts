@@ -61,6 +61,8 @@ export class Engine {
   #client: Promise<Docker> | undefined
   #facts: Promise<EngineFacts> | undefined
   #timer: ReturnType<typeof setTimeout> | undefined
+  #dueMs = 0
+  #isProbing = false
   #isClosed = false
   #isRootless = false
   /** Requests under way that end when the daemon is found to be down; pulls are not among them. */
@@ -94,12 +96,6 @@ export class Engine {
     return `tcp://${this.#host.host}:${this.#host.port}`
   }
 
-  /** The daemon may be on another machine, where paths of this one mean nothing. */
-  get isRemote(): boolean {
-    if (this.#host === undefined || this.#host.kind === 'unix') return false
-    return !/^(localhost|127\.|\[?::1)/.test(this.#host.host)
-  }
-
   /**
    * One request of the daemon. Rejects with `FndError` `docker-unavailable`, or `DockerRefusal`.
    * `timeoutMs` bounds the time until the promise of `act` settles, not streams that it opens.
@@ -119,13 +115,14 @@ export class Engine {
   ): Promise<T> {
     const deadline = new AbortController()
     const expired = Promise.withResolvers<never>()
+    // It may come to pass while nobody waits for it; an unhandled rejection would end the process.
+    expired.promise.catch(() => undefined)
     const giveUp = (reason: string): void => {
       expired.reject(this.#unavailable(reason))
       deadline.abort()
     }
     const timer = setTimeout(() => {
       giveUp(`no answer in ${timeoutMs / 1000} s`)
-      // One slow request proves nothing: a ping does.
       this.#probeIn(0)
     }, timeoutMs)
     if (timeoutMs <= askTimeoutMs) this.#pending.add(giveUp)
@@ -139,8 +136,6 @@ export class Engine {
     } finally {
       clearTimeout(timer)
       this.#pending.delete(giveUp)
-      // Nobody waits for it any more; an unhandled rejection would end the process.
-      expired.promise.catch(() => undefined)
     }
   }
 
@@ -199,9 +194,9 @@ export class Engine {
     }
     if (isBug(cause)) return cause
     // It cannot be reached, has a certificate that is not trusted, or what listens there is none.
-    const reason = `${code ?? 'error'}: ${message ?? ''}`
-    this.#note({ kind: 'down', reason })
-    return this.#unavailable(reason)
+    // One request that broke off proves nothing, and a ping does.
+    this.#probeIn(0)
+    return this.#unavailable(`${code ?? 'error'}: ${message ?? ''}`)
   }
 
   #unavailable(reason: string): FndError {
@@ -209,24 +204,36 @@ export class Engine {
   }
 
   #probeIn(delayMs: number): void {
-    if (this.#isClosed || this.#host === undefined) return
+    if (this.#isClosed || this.#host === undefined || this.#isProbing) return
+    const dueMs = performance.now() + delayMs
+    if (this.#timer !== undefined && this.#dueMs <= dueMs) return
     clearTimeout(this.#timer)
+    this.#dueMs = dueMs
     this.#timer = setTimeout(() => void this.#probe(), delayMs)
     this.#timer.unref()
   }
 
   async #probe(): Promise<void> {
+    this.#timer = undefined
+    this.#isProbing = true
+    await this.#ping()
+    this.#isProbing = false
+    this.#probeIn(this.#state.kind === 'down' ? probeDownMs : probeUpMs)
+  }
+
+  async #ping(): Promise<void> {
     if (this.#isAbsent()) {
       this.#note({ kind: 'absent' })
-      return this.#probeIn(probeUpMs)
+      return
     }
     try {
       await this.#ask(docker => docker.ping(), pingTimeoutMs)
     } catch (cause) {
-      if (cause instanceof FndError) this.#note({ kind: 'down', reason: cause.detail ?? '' })
-      else if (!(cause instanceof DockerRefusal)) throw cause
+      if (cause instanceof DockerRefusal) return
+      if (!(cause instanceof FndError)) throw cause
+      const reason = cause.detail?.slice(`${this.where}: `.length) ?? ''
+      this.#note({ kind: 'down', reason })
     }
-    this.#probeIn(this.#state.kind === 'up' ? probeUpMs : probeDownMs)
   }
 
   #note(state: EngineState): void {
@@ -235,6 +242,8 @@ export class Engine {
     if (state.kind !== 'up') this.#facts = undefined
     if (state.kind === 'down') {
       this.#probeIn(probeDownMs)
+      // Its certificates may have been renewed by the time it is back.
+      this.#client = undefined
       // Who waits for a daemon that hangs need not wait for the whole of its own time.
       for (const giveUp of [...this.#pending]) giveUp(state.reason)
     }

@@ -4,6 +4,16 @@ import { isSystemError } from '../libc.ts'
 
 const root = '/sys/fs/cgroup'
 
+/** Whether a process of that id on this host is in that container: the daemon's may be another. */
+export function isInContainer(pid: number, containerId: string): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cgroup`, 'utf8').includes(containerId)
+  } catch (cause) {
+    if (!isSystemError(cause)) throw cause
+    return false
+  }
+}
+
 /** Resident bytes; undefined when it has ended or runs on another host. */
 export function containerMemoryBytes(pid: number | undefined): number | undefined {
   const one = read(pid, 'memory', 'memory.stat', /^total_rss (\d+)$/m)
