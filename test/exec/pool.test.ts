@@ -14,47 +14,6 @@ test('the first call starts an instance and gets it; the next finds it at once',
   expect(said(pool)).toEqual([])
 })
 
-describe('a start that waits for a download', () => {
-  const slow = { ...hello, key: 'slow' }
-
-  test('takes no turn of others, and no more of its function begin meanwhile', () => {
-    const pool = poolOf([slow, hello], { startsMax: 1 })
-    pool.acquire('slow', call('a'), 0)
-    pool.acquire('hello', call('b'), 0)
-    expect(said(pool)).toEqual(['start slow 1'])
-    pool.fetching(1, true, 250)
-    expect(said(pool)).toEqual(['start hello 2'])
-    pool.ready(2, 300)
-    expect(said(pool)).toEqual(['assign b 2'])
-    for (const name of ['c', 'd', 'e']) pool.acquire('slow', call(name), 400)
-    pool.tick(5000)
-    expect(said(pool)).toEqual([])
-    expect(pool.stats().starting).toBe(0)
-    pool.fetching(1, false, 6000)
-    pool.ready(1, 6100)
-    expect(said(pool)).toEqual(['assign a 1', 'start slow 3'])
-    pool.fetching(1, true, 6200)
-    expect(pool.stats().starting).toBe(1)
-  })
-
-  test('and ends in any way leaves its turn as it was', () => {
-    const pool = poolOf([slow], { startsMax: 1 })
-    pool.acquire('slow', call('a'), 0)
-    pool.fetching(1, true, 250)
-    pool.failed(1, 'pull-failed', undefined, 300)
-    expect(said(pool)).toEqual(['start slow 1', 'fail a pull-failed'])
-    expect(pool.stats().starting).toBe(0)
-    pool.acquire('slow', call('b'), 60_000)
-    expect(said(pool)).toEqual(['start slow 2'])
-    pool.fetching(2, true, 60_250)
-    pool.cancel({ ...call('b') }, 60_300)
-    pool.retire('slow', 60_300)
-    pool.drain(60_300)
-    pool.ready(2, 60_400)
-    expect(pool.stats().starting).toBe(0)
-  })
-})
-
 describe('placing', () => {
   /** A pool whose first `count` instances of the demand are ready and idle; 1 fell idle first. */
   function warm(demand: Demand, count: number, changes: Partial<PoolLimits> = {}): Pool<Call> {
