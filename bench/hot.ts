@@ -20,7 +20,8 @@ const turns = { rounds: Number(values.rounds), durationMs: Number(values.seconds
 
 // The socket is also called directly, by more connections than fnd would make.
 await using fnd = await BenchFnd.start({ FND_MAX_OPEN_FILES: '8192' })
-const hello = await fnd.deploy('hello', helloSource)
+// fnd may keep its calls on another instance, and must not end the one that the others call.
+const hello = await fnd.deploy('hello', helloSource, ['--idle-timeout', '3600', '--memory', '512'])
 const path = new URL(hello.invoke_url).pathname
 const warm = await fetch(hello.invoke_url, { method: 'POST' })
 if ((await warm.text()) !== 'hello world') throw new Error('the hello function does not answer')
