@@ -105,6 +105,7 @@ const handlers = {
 }
 
 const warmUpMs = 500
+const connectAttemptsMax = 50
 
 export async function runLoad(load: Load): Promise<LoadResult> {
   const run = new Run()
@@ -120,11 +121,7 @@ export async function runLoad(load: Load): Promise<LoadResult> {
   const clients = await Promise.all(
     Array.from({ length: load.connections }, async () => {
       const client = new Client(run, request, onFree)
-      const options = { data: client, socket: handlers }
-      client.socket =
-        'unix' in load.target
-          ? await Bun.connect<Client>({ unix: load.target.unix, ...options })
-          : await Bun.connect<Client>({ ...load.target, ...options })
+      client.socket = await connected(load.target, client)
       return client
     }),
   )
@@ -144,6 +141,21 @@ export async function runLoad(load: Load): Promise<LoadResult> {
     p50Ms: run.quantile(0.5),
     p99Ms: run.quantile(0.99),
     errors: run.errors,
+  }
+}
+
+/** A full backlog of a unix socket refuses; a thousand clients that come at once fill it. */
+async function connected(target: Target, client: Client): Promise<Socket<Client>> {
+  const options = { data: client, socket: handlers }
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await Bun.connect<Client>(
+        'unix' in target ? { unix: target.unix, ...options } : { ...target, ...options },
+      )
+    } catch (cause) {
+      if (attempt === connectAttemptsMax) throw cause
+      await Bun.sleep(20)
+    }
   }
 }
 
