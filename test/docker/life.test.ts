@@ -169,11 +169,14 @@ test('an operator may remove containers, and the image of those that hold networ
   await until(async () => (await holders()).length === 1, 'the image is made anew')
 })
 
-test('memory that runs out in a call is told apart', async () => {
+test('memory that runs out in a call is told apart, also when it is stopped for that', async () => {
   const driver = await driverOn()
-  const instance = await driver.start(small('fn-oom-call:1'), 'x', noSignal)
-  await call(instance).catch(() => undefined)
-  expect(await instance.exited).toMatchObject({ outOfMemory: true })
+  for (const id of ['a', 'b', 'c', 'd']) {
+    const instance = await driver.start(small('fn-oom-call:1'), id, noSignal)
+    await call(instance).catch(() => undefined)
+    await instance.stop(10_000)
+    expect(await instance.exited).toMatchObject({ outOfMemory: true })
+  }
 })
 
 test('a function may close its output', async () => {
