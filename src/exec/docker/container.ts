@@ -45,6 +45,7 @@ const awayPollMs = 200
 const pauseTimeoutMs = 5000
 const killTimeoutMs = 5000
 const oomSettleMs = 50
+const oomSettlePolls = 5
 const decoder = new TextDecoder()
 
 export class Container {
@@ -121,6 +122,8 @@ export class Container {
       } catch (cause) {
         // It ended meanwhile, or the daemon is away: either way what is left is to remove it.
         if (!isOperational(cause)) throw cause
+        // How it ended is known in a moment, and only until it is removed.
+        if (cause instanceof DockerRefusal) await Promise.race([this.ended, Bun.sleep(graceMs)])
       }
     }
     await this.remove()
@@ -265,7 +268,8 @@ export class Container {
 
   async #died(state: State): Promise<void> {
     let final = state
-    if (final.ExitCode === signalBase + sigkill && !final.OOMKilled) {
+    for (let polls = 0; polls < oomSettlePolls; polls += 1) {
+      if (final.ExitCode !== signalBase + sigkill || final.OOMKilled || this.#isKilled) break
       // The kernel's word of a kill for want of memory can come after that of the end.
       await Bun.sleep(oomSettleMs)
       const again = await this.#stateNow()

@@ -66,11 +66,13 @@ export class DockerDriver implements Driver {
   readonly #options: DockerDriverOptions
   readonly #workshop: Workshop
   readonly #base: string
-  #dirs: RendezvousDirs | undefined
+  #dirs: Promise<RendezvousDirs> | undefined
   #sweep: ReturnType<typeof setInterval> | undefined
   #lateSweep: ReturnType<typeof setTimeout> | undefined
   #sweeping: Promise<void> = Promise.resolve()
   #isClosed = false
+  /** Whether the daemon was found to see what fnd mounts. */
+  #isSharing = false
 
   constructor(options: DockerDriverOptions) {
     this.#options = options
@@ -123,7 +125,9 @@ export class DockerDriver implements Driver {
       const image = (await images.ensure(spec)).id
       // Containers of an earlier run may still write to the directories that are removed first.
       if (this.#dirs === undefined) await this.#sweeping
-      dir = this.#rendezvousDirs().make(rendezvousName(instanceId), this.#writerFor(spec))
+      if (this.#isClosed) throw new FndError('shutting-down')
+      const dirs = await this.#rendezvousDirs()
+      dir = dirs.make(rendezvousName(instanceId), this.#writerFor(spec))
       const order = { spec, instanceId, image }
       if (spec.format === 'http-stream') return await this.#startStream(order, dir, signal)
       const place = { ...order, workshop: this.#workshop, limits: answerLimits, engine, dir }
@@ -138,7 +142,7 @@ export class DockerDriver implements Driver {
 
   isolation(spec?: FnSpec): Isolation {
     const { config, limits } = this.#options
-    const hasSmallIofs = this.#dirs?.areSmall ?? canBeSmall(this.#areMountsShared())
+    const hasSmallIofs = canBeSmall(this.#areMountsShared())
     return containerIsolation({ config, limits, hasSmallIofs, spec })
   }
 
@@ -150,7 +154,9 @@ export class DockerDriver implements Driver {
     await this.#sweeping
     await this.#workshop.close()
     this.#options.engine.close()
-    this.#dirs?.removeAll()
+    // Where they could not be opened there is nothing to remove.
+    const dirs = await this.#dirs?.catch(() => undefined)
+    await dirs?.removeAll()
   }
 
   async #startStream(
@@ -197,10 +203,12 @@ export class DockerDriver implements Driver {
 
   #areMountsShared(): boolean {
     const { host, iofsDockerDir } = this.#options.config
-    return host?.kind === 'unix' && iofsDockerDir === '' && sharesMountsWithListener(host.path)
+    this.#isSharing ||=
+      host?.kind === 'unix' && iofsDockerDir === '' && sharesMountsWithListener(host.path)
+    return this.#isSharing
   }
 
-  #rendezvousDirs(): RendezvousDirs {
+  #rendezvousDirs(): Promise<RendezvousDirs> {
     const { config, engine, onNotice } = this.#options
     this.#dirs ??= openRendezvousDirs({
       base: this.#base,
@@ -209,6 +217,9 @@ export class DockerDriver implements Driver {
       areUidsReal: !engine.isRootless,
       areMountsShared: this.#areMountsShared(),
       onLeft: reason => onNotice(`a directory for a socket is left: ${reason}`),
+    }).catch(cause => {
+      this.#dirs = undefined
+      throw cause
     })
     return this.#dirs
   }

@@ -16,6 +16,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { FndError } from '../../errors.ts'
 import { isSystemError, mustSyscall, syscall } from '../libc.ts'
@@ -38,8 +39,8 @@ export type Writer = 'fnd' | 'fn' | 'any'
 export interface RendezvousDirs {
   /** Makes one. Throws a system error when the host refuses. */
   make(name: string, writer: Writer): RendezvousDir
-  /** Removes all of them; their containers should be gone. */
-  removeAll(): void
+  /** Removes all of them; their containers should be gone. Never rejects. */
+  removeAll(): Promise<void>
   /** Whether a function cannot fill the disk there. */
   readonly areSmall: boolean
 }
@@ -48,6 +49,7 @@ export interface RendezvousDir {
   readonly path: string
   /** Its name for the daemon. */
   readonly source: string
+  /** What cannot be removed at once is removed in time, or by the next fnd. */
   remove(): void
 }
 
@@ -64,12 +66,17 @@ export interface RendezvousOptions {
   readonly onLeft: (reason: string) => void
 }
 
-/** Removes what an earlier fnd left under `base`. Throws a system error, or `FndError`. */
-export function openRendezvousDirs(options: RendezvousOptions): RendezvousDirs {
+/** Removes what an earlier fnd left under `base`. Rejects with a system error, or `FndError`. */
+export async function openRendezvousDirs(options: RendezvousOptions): Promise<RendezvousDirs> {
   const { base, dockerBase, onLeft } = options
-  makeBase(base, onLeft)
+  await makeBase(base, onLeft)
   const isRoot = process.getuid?.() === 0
   const areSmall = canBeSmall(options.areMountsShared)
+  const removals = new Set<Promise<void>>()
+  const removeLater = (path: string): void => {
+    const removal = removeInTime(path, onLeft).finally(() => removals.delete(removal))
+    removals.add(removal)
+  }
   return {
     areSmall,
     make: (name, writer) => {
@@ -84,9 +91,17 @@ export function openRendezvousDirs(options: RendezvousOptions): RendezvousDirs {
         remove(path, onLeft)
         throw cause
       }
-      return { path, source: join(dockerBase, name), remove: () => remove(path, onLeft) }
+      const isBounded = areSmall || writer === 'fnd'
+      return {
+        path,
+        source: join(dockerBase, name),
+        remove: () => (isBounded ? remove(path, onLeft) : removeLater(path)),
+      }
     },
-    removeAll: () => sweep(base, onLeft),
+    removeAll: async () => {
+      await Promise.all(removals)
+      await sweep(base, onLeft)
+    },
   }
 }
 
@@ -103,13 +118,13 @@ export function canBeSmall(areMountsShared: boolean): boolean {
 }
 
 /** An empty directory of this user's alone; the parent may be one where everybody makes files. */
-function makeBase(base: string, onLeft: (reason: string) => void): void {
+async function makeBase(base: string, onLeft: (reason: string) => void): Promise<void> {
   mkdirSync(dirname(base), { recursive: true, mode: 0o700 })
   const found = lstatSync(base, { throwIfNoEntry: false })
-  if (found === undefined) return mkdirSync(base, { mode: 0o700 })
+  if (found === undefined) return void mkdirSync(base, { mode: 0o700 })
   const isOwn = found.isDirectory() && found.uid === process.geteuid?.()
   if (!isOwn) throw new FndError('init-failed', { detail: `${base} is in the way` })
-  sweep(base, onLeft)
+  await sweep(base, onLeft)
   mkdirSync(base, { recursive: true, mode: 0o700 })
   chmodSync(base, 0o700)
 }
@@ -136,8 +151,19 @@ function remove(path: string, onLeft: (reason: string) => void): void {
   }
 }
 
-function sweep(base: string, onLeft: (reason: string) => void): void {
-  for (const name of readdirSync(base)) remove(join(base, name), onLeft)
+/** The same beside the event loop: where nothing bounds them, there can be millions of files. */
+async function removeInTime(path: string, onLeft: (reason: string) => void): Promise<void> {
+  syscall('umount2', path, detachUnfollowed)
+  try {
+    await rm(path, { recursive: true, force: true })
+  } catch (cause) {
+    if (!isSystemError(cause)) throw cause
+    remove(path, onLeft)
+  }
+}
+
+async function sweep(base: string, onLeft: (reason: string) => void): Promise<void> {
+  for (const name of readdirSync(base)) await removeInTime(join(base, name), onLeft)
   if (readdirSync(base).length === 0) rmdirSync(base)
 }
 
