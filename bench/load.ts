@@ -149,9 +149,8 @@ async function connected(target: Target, client: Client): Promise<Socket<Client>
   const options = { data: client, socket: handlers }
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return await Bun.connect<Client>(
-        'unix' in target ? { unix: target.unix, ...options } : { ...target, ...options },
-      )
+      if ('unix' in target) return await Bun.connect<Client>({ unix: target.unix, ...options })
+      return await Bun.connect<Client>({ ...target, ...options })
     } catch (cause) {
       if (attempt === connectAttemptsMax) throw cause
       await Bun.sleep(20)
