@@ -81,6 +81,8 @@ export class Fleet<C extends object> {
   scaledAtMs = Number.NEGATIVE_INFINITY
   /** Since when the expected wait is above a start's cost; undefined while it is not. */
   pressedSinceMs: number | undefined
+  /** Since when there have been waiting calls, while there are. */
+  waitingSinceMs = 0
   startFailures = 0
   failure: { readonly code: ErrorCode; readonly detail: string | undefined } | undefined
   backoffUntilMs = 0
@@ -359,6 +361,7 @@ export class Fleet<C extends object> {
   }
 
   enqueue(waiter: Waiter<C>): void {
+    if (this.waiting === 0) this.waitingSinceMs = waiter.sinceMs
     waiter.previous = this.#lastWaiter
     if (this.#lastWaiter === undefined) this.firstWaiter = waiter
     else this.#lastWaiter.next = waiter

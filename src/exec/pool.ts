@@ -421,6 +421,7 @@ export class Pool<C extends object> {
       startMs: fleet.startTime.ms ?? startMsDefault,
       oldestWaitMs: fleet.firstWaiter === undefined ? 0 : nowMs - fleet.firstWaiter.sinceMs,
       isSaturated: this.isSaturated,
+      waitingMs: fleet.waiting === 0 ? 0 : nowMs - fleet.waitingSinceMs,
       pressedMs: 0,
     }
     if ((expectedWaitMs(pressure) ?? 0) <= pressure.startMs) fleet.pressedSinceMs = undefined

@@ -29,6 +29,9 @@ export const stalledMs = 200
  * (measured with 2, 4 and 8 slots on two cores). */
 export const quickMs = 10
 
+/** How long calls must have waited without a break before that alone is worth an instance. */
+export const lastingMs = 1000
+
 /** How long a backlog of quick or stretched calls must last, or be expected to last. A thousand
  * calls of 1 ms are over before, even on one core; real overload is not. */
 export const patienceMs = 2000
@@ -68,6 +71,8 @@ export interface Pressure {
   readonly oldestMs: number
   /** Smoothed start time. */
   readonly startMs: number
+  /** How long there have been waiting calls without a break. */
+  readonly waitingMs: number
   /** How long the expected wait has been above `startMs` without a break. */
   readonly pressedMs: number
 }
@@ -84,8 +89,12 @@ export function wantsStart(p: Pressure): boolean {
   if (p.instances === 0) return true
   const waitMs = expectedWaitMs(p)
   if (waitMs === undefined) return p.instances < p.width
-  if (waitMs <= p.startMs) return false
-  if (p.instances < p.width) return true
+  const hasRoom = p.instances < p.width
+  // One call at a time leaves the function idle while an answer and the next call are on their way,
+  // so while calls never stop waiting a second core is worth a start, however short each wait is.
+  const isLasting = p.concurrency === 1 && p.waitingMs > lastingMs
+  if (waitMs <= p.startMs) return hasRoom && isLasting
+  if (hasRoom) return true
   if (p.oldestWaitMs < settleMs) return false
   if (p.isSaturated) {
     return p.pressedMs > saturatedPatienceMs && p.oldestWaitMs >= saturatedWaitMs

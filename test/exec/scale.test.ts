@@ -13,6 +13,7 @@ const base: Pressure = {
   runMsUncrowded: 50,
   oldestMs: 0,
   startMs: 100,
+  waitingMs: 0,
   pressedMs: 0,
   isSaturated: false,
   oldestWaitMs: 100,
@@ -20,6 +21,7 @@ const base: Pressure = {
 
 /** 1,000 callers of a JavaScript hello. */
 const packed = { width: 1, instances: 1, concurrency: 100, waiting: 900, runMs: 3, startMs: 25 }
+const lasting = { runMs: 1, waiting: 30, instances: 1 }
 const saturated = { isSaturated: true, waiting: 1000, pressedMs: 10_001 }
 
 describe('wantsStart', () => {
@@ -48,6 +50,10 @@ describe('wantsStart', () => {
     ['saturated for very long, but each waits a little only', saturated, false],
     ['quick on one instance that has time left', { ...packed, oldestWaitMs: 30 }, false],
     ['quick on one instance, and overload lasts', { ...packed, pressedMs: 2000 }, true],
+    ['one call at a time, and calls never stop waiting', { ...lasting, waitingMs: 1001 }, true],
+    ['one call at a time, but not for long', { ...lasting, waitingMs: 1000 }, false],
+    ['one call at a time, at its width', { ...lasting, waitingMs: 9999, instances: 2 }, false],
+    ['many calls at a time', { ...lasting, waitingMs: 9999, concurrency: 5 }, false],
     ['stretched for long', { runMs: 80, waiting: 1000, pressedMs: 2001 }, true],
   ]
   for (const [title, given, expected] of rows) {
