@@ -69,14 +69,24 @@ async function shortBody(request: Request): Promise<IncomingBody> {
   }
 }
 
+/**
+ * What comes beyond the limit is read up to here, and dropped: closing a connection on which unread
+ * bytes lie resets it, and the caller might never see why (RFC 9112 §9.6).
+ */
+const excessBytesMax = 1024 * 1024
+
 function bounded(body: ReadableStream<Uint8Array>, bytesMax: number): IncomingBody {
+  const tooLarge = () => new FndError('request-body-too-large')
   let bytes = 0
   const counted = body.pipeThrough(
     new TransformStream<Uint8Array, Uint8Array>({
       transform(chunk, controller) {
         bytes += chunk.length
-        if (bytes > bytesMax) controller.error(new FndError('request-body-too-large'))
-        else controller.enqueue(chunk)
+        if (bytes <= bytesMax) controller.enqueue(chunk)
+        else if (bytes > bytesMax + excessBytesMax) controller.error(tooLarge())
+      },
+      flush(controller) {
+        if (bytes > bytesMax) controller.error(tooLarge())
       },
     }),
   )
