@@ -48,12 +48,8 @@ export async function startNginx(dir: string, socket: string): Promise<Nginx> {
   `,
   )
   const nginx = Bun.spawn(['nginx', '-c', nginxConf], { stdout: 'inherit', stderr: 'inherit' })
+  const nginxWorker = await childOf(nginx.pid)
   await Bun.sleep(300)
-  const nginxWorker = Number(
-    Bun.spawnSync(['pgrep', '-P', String(nginx.pid)])
-      .stdout.toString()
-      .split('\n')[0],
-  )
   return {
     side: {
       name: 'nginx',
@@ -141,4 +137,14 @@ export async function compare(
           '',
         ],
   ])
+}
+
+async function childOf(pid: number): Promise<number> {
+  for (let attempt = 0; attempt < 200; attempt += 1) {
+    const { stdout } = Bun.spawnSync(['pgrep', '-P', String(pid)])
+    const child = Number(stdout.toString().split('\n')[0])
+    if (child > 0) return child
+    await Bun.sleep(20)
+  }
+  throw new Error(`process ${pid} started no other`)
 }
