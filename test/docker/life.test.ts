@@ -172,7 +172,7 @@ test('an operator may remove containers, and the image of those that hold networ
   await until(async () => (await holders()).length === 1, 'the image is made anew')
 })
 
-test('a call of an older format is answered whole where its network made ahead is gone', async () => {
+test('older formats: a call is answered whole where its network made ahead is gone', async () => {
   const driver = await driverOn({ FND_NETWORK_POOL_SIZE: '1' })
   const spec = small('fn-default:1', { format: 'default' })
   await driver.prepare(spec)
