@@ -1,4 +1,4 @@
-/** A proxy before a daemon, which lets nobody ask what the daemon is. */
+/** Servers in place of a daemon: one that lets nobody ask what it is, and one that is none. */
 import { afterAll, expect, test } from 'bun:test'
 import { FndError } from '../../../src/errors.ts'
 import { Collector, specOf } from '../../contract/driver.ts'
@@ -28,4 +28,17 @@ test('the call fails for an image that is not there, and nothing else does', asy
   const reasons = causes.map(cause => (cause.status === 'rejected' ? cause.reason : cause))
   expect(reasons.every(reason => reason instanceof FndError)).toBe(true)
   expect(reasons[0].message).toContain('forbidden')
+})
+
+test('a web server that has a page for every path ends no node, and runs no function', async () => {
+  const web = Bun.serve({ hostname: '127.0.0.1', port: 0, fetch: () => new Response('<html>') })
+  try {
+    const env = { DOCKER_HOST: `tcp://127.0.0.1:${web.port}` }
+    await using docker = await openDockerDriver({ env, output: new Collector() })
+    const start = docker.driver.start(specOf('hello:1'), 'x', new AbortController().signal)
+    const reason = await start.catch(cause => cause)
+    expect(reason).toBeInstanceOf(FndError)
+  } finally {
+    await web.stop(true)
+  }
 })
