@@ -12,7 +12,7 @@ import { metricsApi } from './api/metrics.ts'
 import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
-import { type AssertionError, FndError } from './errors.ts'
+import { type AssertionError, FndError, StartError } from './errors.ts'
 import { type DockerParts, openDocker } from './exec/docker/open.ts'
 import type { AppCredentials } from './exec/docker/registry-auth.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
@@ -165,7 +165,7 @@ function newIdSource(): IdSource {
 function credentialsOf(appId: string, store: Store, secrets: SecretBox): AppCredentials {
   return store.state.registries(appId).map(login => {
     const { host, username, sealed } = login
-    const secret = secrets.open(sealed, ownerOfLogin(login))
+    const secret = openedWith(secrets, sealed, ownerOfLogin(login))
     if (secret === undefined) {
       const detail = `those for ${host} were sealed with another secrets.key; set them again`
       throw new FndError('credentials-unreadable', { detail })
@@ -174,6 +174,16 @@ function credentialsOf(appId: string, store: Store, secrets: SecretBox): AppCred
     const fingerprint = secrets.fingerprint(JSON.stringify([host, username, secret]))
     return { host, username, password, identityToken, fingerprint }
   })
+}
+
+/** A key that was damaged while fnd runs fails the starts that need it. */
+function openedWith(secrets: SecretBox, sealed: string, owner: string): string | undefined {
+  try {
+    return secrets.open(sealed, owner)
+  } catch (cause) {
+    if (!(cause instanceof StartError)) throw cause
+    throw new FndError('credentials-unreadable', { detail: cause.message, cause })
+  }
 }
 
 interface ExecParts {

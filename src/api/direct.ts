@@ -13,7 +13,8 @@ export function pastRouter(invoke: Direct, gateway: Direct, router: Fetch): Fetc
   return request => invoke(request) ?? gateway(request) ?? router(request)
 }
 
-/** Where the path of an absolute URL begins. */
+/** Where the path of a request's URL begins; Bun leaves all before it out for an unusable Host. */
 export function pathStart(url: string): number {
+  if (url.startsWith('/')) return 0
   return url.indexOf('/', 'https://'.length)
 }

@@ -94,7 +94,9 @@ export class Runner {
 
   /** Makes a spec known, and starts its `instancesMin`. */
   define(spec: FnSpec): void {
-    if (this.#pool.has(spec.key) && this.#specs.has(spec.key)) return
+    const isKnown = this.#pool.has(spec.key) && this.#specs.has(spec.key)
+    // One that is on its way out, and meant again because a change was taken back, is kept.
+    if (isKnown && !this.#retired.has(spec.key)) return
     this.#retired.delete(spec.key)
     this.#specs.set(spec.key, spec)
     this.#pool.define(spec, this.#now())

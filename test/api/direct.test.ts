@@ -45,6 +45,14 @@ test('URLs that plainly name a function are taken', async () => {
   expect(await statusOf('GET', '/t/shop/sell')).toBe(404)
 })
 
+test('without a usable Host a path is a path from its beginning', () => {
+  const bare = (method: string, url: string) => ({ method, url, headers: new Headers() }) as Request
+  expect(invoke(bare('POST', '/invoke/F1'))).toBeDefined()
+  expect(invoke(bare('POST', '/aaaaaaaa/invoke/F1'))).toBeUndefined()
+  expect(gateway(bare('GET', '/t/shop/buy'))).toBeDefined()
+  expect(gateway(bare('GET', '/t/aaaaa/t/shop/buy'))).toBeUndefined()
+})
+
 test('everything else is left to the router', async () => {
   const others: [string, string][] = [
     ['GET', '/invoke/F1'],

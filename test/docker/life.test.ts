@@ -18,7 +18,9 @@ import { join } from 'node:path'
 import { instanceLabel, nodeLabel } from '../../src/exec/docker/container-spec.ts'
 import { rendezvousName } from '../../src/exec/docker/rendezvous-dir.ts'
 import type { Driver, FnSpec } from '../../src/exec/driver.ts'
+import { Client } from '../../src/http/client.ts'
 import { Collector, call, noSignal, refusal, specOf } from '../contract/driver.ts'
+import { call as exchanged, limits } from '../exec/docker/bridge-harness.ts'
 import { Daemon } from './daemon.ts'
 import { openDockerDriver } from './docker-driver.ts'
 import { makeImage, makeImages } from './images.ts'
@@ -32,6 +34,7 @@ const bad = ['fn-no-entrypoint', 'fn-no-command', 'fn-exits', 'fn-never', 'fn-oo
 beforeAll(async () => {
   daemon = await Daemon.start({ bridge: true })
   await makeImages(daemon.docker, [...bad, 'fn-oom-call', 'fn-static', 'fn-contract', 'busybox'])
+  await makeImages(daemon.docker, ['fn-default'])
 })
 beforeEach(() => {
   dataDir = mkdtempSync(join(tmpdir(), 'fnd-life-'))
@@ -167,6 +170,24 @@ test('an operator may remove containers, and the image of those that hold networ
   await daemon.docker.getImage('fnd.io/network-holder:1').remove({ force: true })
   await (await driver.start(spec, 'y', noSignal)).stop(0)
   await until(async () => (await holders()).length === 1, 'the image is made anew')
+})
+
+test('older formats: a call is answered whole where its network made ahead is gone', async () => {
+  const driver = await driverOn({ FND_NETWORK_POOL_SIZE: '1' })
+  const spec = small('fn-default:1', { format: 'default' })
+  await driver.prepare(spec)
+  const holders = () => daemon.docker.listContainers({ filters: { name: ['fnd-net-'] } })
+  await until(async () => (await holders()).length === 1, 'a network is made ahead')
+  for (const { Id } of await holders()) await daemon.docker.getContainer(Id).kill()
+  const instance = await driver.start(spec, 'x', noSignal)
+  const client = new Client(instance.socketPath, limits)
+  const answer = await exchanged(client, { body: Buffer.from('hello') })
+  expect({ status: answer.status, text: answer.body.toString() }).toEqual({
+    status: 200,
+    text: 'hello',
+  })
+  client.close()
+  await instance.stop(0)
 })
 
 test('memory that runs out in a call is told apart, also when it is stopped for that', async () => {

@@ -148,7 +148,8 @@ export class Container {
       if (!isOperational(cause)) throw cause
     }
     this.#stream?.destroy()
-    stdout?.end()
+    // Of one that never ran there was no output: another may be started in its place.
+    if (this.#hasStarted) stdout?.end()
     this.#end({ code: null, signal: 'SIGKILL', outOfMemory: false })
     this.#settle(this.#exit ?? { code: null, signal: 'SIGKILL', outOfMemory: false })
   }
@@ -214,7 +215,7 @@ export class Container {
     if (this.#stream !== stream || this.#removing !== undefined) return
     this.#stream = undefined
     stream.destroy()
-    this.#options.stdout?.end()
+    if (this.#hasStarted) this.#options.stdout?.end()
     let wasAway = false
     for (let polls = 0; this.#removing === undefined; polls += 1) {
       const state = await this.#stateNow()
@@ -282,6 +283,7 @@ export class Container {
       signal: isSignal ? signalName(ExitCode - signalBase) : null,
       outOfMemory: OOMKilled && !this.#isKilled,
     })
+    this.#options.stdout?.end()
     await this.remove()
   }
 

@@ -112,7 +112,11 @@ export class DockerDriver implements Driver {
   async prepare(spec: FnSpec): Promise<void> {
     assert(this.takes(spec.image), 'a driver is asked for images that it takes')
     if (spec.network !== 'none') this.#workshop.networks.want()
-    await this.#options.images.ensure(spec)
+    try {
+      await this.#options.images.ensure(spec)
+    } catch (cause) {
+      throw this.#startFault(cause)
+    }
   }
 
   async start(spec: FnSpec, instanceId: string, signal: AbortSignal): Promise<Instance> {
@@ -134,10 +138,15 @@ export class DockerDriver implements Driver {
       return spec.format === 'default' ? startColdStdio(place) : await startHotStdio(place)
     } catch (cause) {
       dir?.remove()
-      throw isSystemError(cause)
-        ? new FndError('init-failed', { detail: cause.message, cause })
-        : refusedStart(cause, engine)
+      throw this.#startFault(cause)
     }
+  }
+
+  /** What the host and the daemon refuse fails one start; everything else stays what it is. */
+  #startFault(cause: unknown): unknown {
+    return isSystemError(cause)
+      ? new FndError('init-failed', { detail: cause.message, cause })
+      : refusedStart(cause, this.#options.engine)
   }
 
   isolation(spec?: FnSpec): Isolation {

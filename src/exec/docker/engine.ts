@@ -173,11 +173,13 @@ export class Engine {
 
   /** The library takes time and memory to load, and many nodes never need it. */
   #docker(): Promise<Docker> {
-    this.#client ??= connect(this.#host).catch(cause => {
-      // Its certificates cannot be read; perhaps they can the next time.
-      this.#client = undefined
-      throw cause
-    })
+    this.#client ??= connect(this.#host)
+      .then(withoutRedirects)
+      .catch(cause => {
+        // Its certificates cannot be read; perhaps they can the next time.
+        this.#client = undefined
+        throw cause
+      })
     return this.#client
   }
 
@@ -188,7 +190,8 @@ export class Engine {
       code?: string
       message?: string
     }
-    if (typeof statusCode === 'number') {
+    // What answers with a redirection, say, is another server.
+    if (typeof statusCode === 'number' && statusCode >= 400) {
       this.#note({ kind: 'up' })
       return new DockerRefusal(statusCode, dockerText(cause))
     }
@@ -261,6 +264,16 @@ function within(docker: Docker, signal: AbortSignal): Docker {
     modem.dial({ ...options, abortSignal: options.abortSignal ?? signal }, callback)
   const bounded = Object.create(modem, { dial: { value: dial } })
   return Object.create(docker, { modem: { value: bounded } })
+}
+
+/** The library follows redirections by requests whose errors nobody hears: they would end fnd. */
+function withoutRedirects(docker: Docker): Docker {
+  type Build = (options: object, ...rest: readonly unknown[]) => void
+  const modem = docker.modem as unknown as { buildRequest: Build }
+  const build = modem.buildRequest
+  modem.buildRequest = (options, ...rest) =>
+    build.call(modem, { ...options, maxRedirects: 0 }, ...rest)
+  return docker
 }
 
 /** Of this program; what the world does wrong has a code of the system or of a library. */

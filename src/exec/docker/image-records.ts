@@ -5,9 +5,10 @@
  * A pull is noted before it begins, so that a crash in the middle cannot turn the image that an app
  * pulled with credentials of its own into one for all.
  */
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { StartError } from '../../errors.ts'
+import { isSystemError } from '../libc.ts'
 
 export interface ImageRecord {
   /** Full names by which fnd pulled it. */
@@ -81,9 +82,16 @@ export class ImageRecords {
     return grant !== undefined && record.grants.includes(grant)
   }
 
+  /** Throws a system error when it cannot be noted; then it must not begin. */
   begin(pull: PendingPull): void {
-    this.#pending = [...this.#pending, pull]
-    this.#save()
+    const before = this.#pending
+    this.#pending = [...before, pull]
+    try {
+      this.#save()
+    } catch (cause) {
+      this.#pending = before
+      throw cause
+    }
   }
 
   /** The pull is over. `pulled` is what it brought; undefined for nothing, or nothing of ours. */
@@ -107,8 +115,25 @@ export class ImageRecords {
     const record = this.#images.get(id)
     if (record === undefined) return
     this.#images.set(id, { ...record, usedMs: nowMs })
-    this.#timer ??= setTimeout(() => this.#save(), lazyMs)
+    this.#saveLater()
+  }
+
+  #saveLater(): void {
+    this.#timer ??= setTimeout(() => {
+      if (!this.#saveUses()) this.#saveLater()
+    }, lazyMs)
     this.#timer.unref()
+  }
+
+  /** False where the disk is full, for example: that loses nothing but the times of last uses. */
+  #saveUses(): boolean {
+    try {
+      this.#save()
+      return true
+    } catch (cause) {
+      if (!isSystemError(cause)) throw cause
+      return false
+    }
   }
 
   /** It is gone from the daemon. */
@@ -125,7 +150,7 @@ export class ImageRecords {
   }
 
   close(): void {
-    if (this.#timer !== undefined) this.#save()
+    if (this.#timer !== undefined) this.#saveUses()
   }
 
   /** Durable when it returns: who may use an image must outlive a power failure. */
@@ -140,7 +165,8 @@ export class ImageRecords {
     const temporary = `${this.#path}.new`
     const fd = openSync(temporary, 'w', 0o600)
     try {
-      writeSync(fd, JSON.stringify(file))
+      // Unlike one write, whole or failed: a disk that is nearly full takes a part.
+      writeFileSync(fd, JSON.stringify(file))
       fsyncSync(fd)
     } finally {
       closeSync(fd)

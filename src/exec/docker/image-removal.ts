@@ -4,6 +4,7 @@
  */
 import { FndError } from '../../errors.ts'
 import type { Logger } from '../../log.ts'
+import { isSystemError } from '../libc.ts'
 import { DockerRefusal, type Engine } from './engine.ts'
 import { removable } from './image-policy.ts'
 import type { ImageRecords } from './image-records.ts'
@@ -50,7 +51,7 @@ export class ImageRemoval {
       if (this.#options.records.all.size > 0) await this.#prune()
       await this.#collect()
     } catch (cause) {
-      if (!(cause instanceof FndError)) throw cause
+      if (!(cause instanceof FndError || isSystemError(cause))) throw cause
       this.#options.log.warn({ err: cause }, 'images cannot be looked through for what may go')
     }
   }

@@ -12,6 +12,7 @@ import type { DockerConfig } from '../../config-docker.ts'
 import { FndError } from '../../errors.ts'
 import type { Logger } from '../../log.ts'
 import type { FnSpec } from '../driver.ts'
+import { isSystemError } from '../libc.ts'
 import type { Engine } from './engine.ts'
 import { decide, refusalOf } from './image-policy.ts'
 import { ImageRecords, type PendingPull } from './image-records.ts'
@@ -132,7 +133,11 @@ export class Images {
    * when that comes first, and then the pull goes on for whoever comes next.
    */
   async ensure(spec: ImageSpec, signal?: AbortSignal): Promise<ImageInfo> {
-    const found = unlessAborted(this.#ensure(spec), signal)
+    const found = unlessAborted(this.#ensure(spec), signal).catch(cause => {
+      // Records that cannot be written, or a helper that cannot be run, end this start alone.
+      if (!isSystemError(cause)) throw cause
+      throw new FndError('pull-failed', { detail: `'${spec.image}': ${cause.message}`, cause })
+    })
     const { volumes, ...info } = await found
     if (volumes.length > 0 && !this.#options.config.areVolumesAllowed) {
       throw new FndError('image-has-volume', { detail: `${spec.image} has ${volumes.join(', ')}` })

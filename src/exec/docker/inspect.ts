@@ -51,8 +51,17 @@ export async function findImage(engine: Engine, name: string): Promise<FoundImag
 async function inspect(engine: Engine, name: string) {
   const short = name.replace(/^docker\.io\/(library\/)?/, '')
   const found = await inspectExactly(engine, name)
-  if (found !== undefined || short === name || !(await engine.facts()).isPodman) return found
+  if (found !== undefined || short === name || !(await isPodman(engine))) return found
   return inspectExactly(engine, short)
+}
+
+async function isPodman(engine: Engine): Promise<boolean> {
+  try {
+    return (await engine.facts()).isPodman
+  } catch (cause) {
+    // A proxy before the daemon, for one, may let nobody ask.
+    throw refused(cause, 'the facts of the daemon')
+  }
 }
 
 async function inspectExactly(engine: Engine, name: string) {

@@ -39,15 +39,16 @@ export async function startHotStdio(place: StdioPlace): Promise<Instance> {
     env,
     stdout: stdio,
   })
+  let bridge: Bridge
   try {
     await container.learnPid()
+    const streams = { stdin: stdinOf(container.stdin), stdout: stdio.stdout }
+    bridge = bridgeIn(place, { kind: 'hot', stdio: streams })
   } catch (cause) {
     await container.remove()
     throw cause
   }
   container.markServing()
-  const streams = { stdin: stdinOf(container.stdin), stdout: stdio.stdout }
-  const bridge = bridgeIn(place, { kind: 'hot', stdio: streams })
   void bridge.broken.then(() => container.stop(bridgeGraceMs))
   const exited = closing(container.gone, bridge, place)
   return {

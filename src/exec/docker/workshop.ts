@@ -117,6 +117,7 @@ export class Workshop {
     try {
       const filters = { label: [`${nodeLabel}=${nodeId}`] }
       const listed = await engine.ask(docker => docker.listContainers({ all: true, filters }))
+      if (!Array.isArray(listed)) return onNotice(`${engine.where} does not answer as a daemon`)
       const strays = listed.filter(({ Labels }) => {
         const label = Labels[instanceLabel] ?? ''
         return !this.#containers.has(label) && !this.networks.known.has(label)

@@ -54,6 +54,8 @@ const refusers: Record<string, (socket: Socket) => void> = {
   'closes at once': socket => void socket.destroy(),
   'ends its side': socket => void socket.end(),
   'speaks another protocol': socket => void socket.end('SSH-2.0-OpenSSH\r\n'),
+  'sends elsewhere': socket =>
+    void socket.end('HTTP/1.1 301 Moved\r\nLocation: https://x/\r\nContent-Length: 0\r\n\r\n'),
   'breaks off in the head': socket => {
     socket.write('HTTP/1.1 200 O')
     setTimeout(() => socket.destroy(), 10)
