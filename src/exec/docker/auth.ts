@@ -63,7 +63,9 @@ export function parseAuths(text: string): AuthsResult {
   for (const [address, entry] of Object.entries(entries)) {
     const credential = credentialFrom(entry)
     if (credential === undefined) {
-      return { ok: false, fault: `the entry of "${hostOf(address)}" has no valid "auth"` }
+      // An address may hold a user and a password, which is nobody's to read.
+      const host = hostOf(address).replace(/^.*@/, '')
+      return { ok: false, fault: `the entry of "${host}" has no valid "auth"` }
     }
     if (credential !== 'empty') credentials.set(hostOf(address), credential)
   }

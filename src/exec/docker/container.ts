@@ -154,8 +154,14 @@ export class Container {
     this.#settle(this.#exit ?? { code: null, signal: 'SIGKILL', outOfMemory: false })
   }
 
+  /** One whose pause had no answer may be paused later, under a call: it has to go. */
   async pause(): Promise<void> {
-    await this.#change(handle => handle.pause())
+    try {
+      await this.#change(handle => handle.pause())
+    } catch (cause) {
+      if (cause instanceof FndError && cause.code === 'docker-unavailable') void this.remove()
+      throw cause
+    }
   }
 
   async resume(): Promise<void> {

@@ -130,6 +130,7 @@ export class DockerDriver implements Driver {
       // Containers of an earlier run may still write to the directories that are removed first.
       if (this.#dirs === undefined) await this.#sweeping
       if (this.#isClosed) throw new FndError('shutting-down')
+      if (signal.aborted) throw new FndError('init-failed', { detail: 'the start was cancelled' })
       const dirs = await this.#rendezvousDirs()
       dir = dirs.make(rendezvousName(instanceId), this.#writerFor(spec))
       const order = { spec, instanceId, image }
