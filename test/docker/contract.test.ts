@@ -2,7 +2,7 @@
 import { afterAll, beforeAll } from 'bun:test'
 import { testDriver } from '../contract/driver.ts'
 import { Daemon } from './daemon.ts'
-import { openDockerDriver } from './docker-driver.ts'
+import { openDockerDriver, removeDataDirs } from './docker-driver.ts'
 import { makeImages } from './images.ts'
 
 let daemon: Daemon
@@ -11,7 +11,10 @@ beforeAll(async () => {
   daemon = await Daemon.start({ bridge: true, tls: true })
   await makeImages(daemon.docker, ['fn-contract'])
 })
-afterAll(() => daemon[Symbol.asyncDispose]())
+afterAll(async () => {
+  await daemon[Symbol.asyncDispose]()
+  removeDataDirs()
+})
 
 const ways = {
   'unix socket, networks made ahead': (): Record<string, string> => ({

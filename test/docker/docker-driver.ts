@@ -10,6 +10,12 @@ import type { OutputSink } from '../../src/exec/driver.ts'
 import { makeLogger } from '../../src/log.ts'
 
 let count = 0
+const dataDirs: string[] = []
+
+/** For tests that close drivers without their parts. */
+export function removeDataDirs(): void {
+  for (const dir of dataDirs.splice(0)) rmSync(dir, { recursive: true, force: true })
+}
 
 /** A driver with a data directory, which goes with it, and an identity of its own. */
 export async function openDockerDriver(options: {
@@ -23,6 +29,7 @@ export async function openDockerDriver(options: {
   assert(read.ok, 'the configuration of a test is valid')
   const { config } = read
   const dataDir = options.dataDir ?? mkdtempSync(join(tmpdir(), 'fnd-docker-'))
+  if (options.dataDir === undefined) dataDirs.push(dataDir)
   const unique = `${process.pid}-${Date.now()}`
   const parts = openDocker({
     dataDir,
