@@ -57,6 +57,18 @@ describe('settings of the server', () => {
     })
   })
 
+  test("Docker's daemon, and the pause of idle containers", () => {
+    const host = { kind: 'tcp', host: 'box', port: 2375, certDir: undefined }
+    expect(configFrom({ DOCKER_HOST: 'tcp://box' }).docker).toMatchObject({ host })
+    const both = { DOCKER_HOST: 'tcp://box', FND_DOCKER_HOST: 'unix:///d.sock' }
+    expect(configFrom(both).docker).toMatchObject({ host: { kind: 'unix', path: '/d.sock' } })
+    expect(configFrom({ DOCKER_HOST: 'none' }).docker.host).toBeUndefined()
+    expect(readConfig({}, { DOCKER_HOST: 'ssh://box' }).ok).toBe(false)
+    expect(configFrom({}).docker.pauseAfterMs).toBe(Number.POSITIVE_INFINITY)
+    expect(configFrom({ FN_FREEZE_IDLE_MSECS: '50' }).docker.pauseAfterMs).toBe(50)
+    expect(configFrom({ FND_FREEZE_IDLE_MSECS: '-1' }).docker.pauseAfterMs).toBe(Infinity)
+  })
+
   test('--no-auth is for loopback', () => {
     expect(readConfig({ auth: false, listen: '0.0.0.0:1' }, {}).ok).toBe(false)
     expect(readConfig({ auth: false, listen: ':1' }, {}).ok).toBe(false)

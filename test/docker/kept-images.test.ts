@@ -68,7 +68,7 @@ describe('above the limit', () => {
     await node.images.ensure(specOf(young.name, { fnId: 'young' }))
     expect([await isThere(old.name), await isThere(young.name)]).toEqual([true, true])
     node.skip(900)
-    node.images.used({ fnId: 'young' })
+    await node.images.ensure(specOf(young.name, { fnId: 'young' }))
     node.skip(900)
     await node.images.ensure(specOf(last.name))
     await eventually(async () => !(await isThere(old.name)))

@@ -66,6 +66,8 @@ export class DockerDriver implements Driver {
   readonly #options: DockerDriverOptions
   readonly #workshop: Workshop
   readonly #base: string
+  /** Instance → the image that it runs, from its start to its end. */
+  readonly #images = new Map<string, string>()
   #dirs: Promise<RendezvousDirs> | undefined
   #sweep: ReturnType<typeof setInterval> | undefined
   #lateSweep: ReturnType<typeof setTimeout> | undefined
@@ -98,6 +100,11 @@ export class DockerDriver implements Driver {
 
   #removeStrays(): void {
     this.#sweeping = this.#sweeping.then(() => this.#workshop.removeStrays())
+  }
+
+  /** Ids of the images that instances run, between their containers too. */
+  imagesInUse(): Iterable<string> {
+    return this.#images.values()
   }
 
   takes(image: string): boolean {
@@ -134,11 +141,19 @@ export class DockerDriver implements Driver {
       const dirs = await this.#rendezvousDirs()
       dir = dirs.make(rendezvousName(instanceId), this.#writerFor(spec))
       const order = { spec, instanceId, image }
-      if (spec.format === 'http-stream') return await this.#startStream(order, dir, signal)
+      this.#images.set(instanceId, image)
       const place = { ...order, workshop: this.#workshop, limits: answerLimits, engine, dir }
-      return spec.format === 'default' ? startColdStdio(place) : await startHotStdio(place)
+      const instance =
+        spec.format === 'http-stream'
+          ? await this.#startStream(order, dir, signal)
+          : spec.format === 'default'
+            ? startColdStdio(place)
+            : await startHotStdio(place)
+      void instance.exited.then(() => this.#images.delete(instanceId))
+      return instance
     } catch (cause) {
       dir?.remove()
+      this.#images.delete(instanceId)
       throw this.#startFault(cause)
     }
   }

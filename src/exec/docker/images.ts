@@ -84,7 +84,6 @@ interface Wanted {
 export const alwaysFreshMs = 10_000
 const removalGraceMsDefault = 60_000
 const collectEveryMs = 600_000
-const fnsMax = 10_000
 
 export class Images {
   readonly #options: ImagesOptions
@@ -95,8 +94,6 @@ export class Images {
   readonly #collecting: ReturnType<typeof setInterval>
   /** Name and credential → when it was pulled last, for `always`. */
   readonly #pulledMs = new Map<string, number>()
-  /** Function → the image that it started with last. */
-  readonly #ids = new Map<string, string>()
   /** Pulls under way, and those whose end could not be looked at. */
   readonly #ends = new Map<PendingPull, PullEnd>()
   #opening: Promise<void> | undefined
@@ -142,16 +139,8 @@ export class Images {
     if (volumes.length > 0 && !this.#options.config.areVolumesAllowed) {
       throw new FndError('image-has-volume', { detail: `${spec.image} has ${volumes.join(', ')}` })
     }
-    if (this.#ids.size > fnsMax) this.#ids.clear()
-    this.#ids.set(spec.fnId, info.id)
     this.#records.touch(info.id, this.#options.clock.nowMs())
     return info
-  }
-
-  /** An instance of the function took a call, or was seen alive. */
-  used(spec: Pick<FnSpec, 'fnId'>): void {
-    const id = this.#ids.get(spec.fnId)
-    if (id !== undefined) this.#records.touch(id, this.#options.clock.nowMs())
   }
 
   /**

@@ -53,6 +53,7 @@ export function openDocker(options: DockerOptions): DockerParts {
     images,
     onNotice: detail => log.warn(detail),
   })
+  images.inUse = () => driver.imagesInUse()
   return {
     driver,
     engine,
