@@ -10,8 +10,8 @@
  * removal rides in the next append, so that neither delays an answer.
  */
 import { assert, FndError, StartError } from '../errors.ts'
-import type { EntryLog } from './log.ts'
-import type { CommittedEntry, Replicator, ReplicatorStatus, StateMachine } from './types.ts'
+import type { EntryLog } from './entry-log.ts'
+import type { CommittedEntry, Replicator, ReplicatorStatus, StateMachine } from './replicator.ts'
 import { Window } from './window.ts'
 
 export interface SingleOptions {

@@ -8,7 +8,7 @@
  */
 import { Database, type Statement } from 'bun:sqlite'
 import { assert, FndError, StartError } from '../errors.ts'
-import type { CommittedEntry, StateMachine } from '../raft/types.ts'
+import type { CommittedEntry, StateMachine } from '../raft/replicator.ts'
 import { apply } from './apply.ts'
 import { decodeCommand } from './codec.ts'
 import type { Change, Outcome } from './commands.ts'

@@ -14,8 +14,8 @@ import { join } from 'node:path'
 import { type Database, open, type RootDatabase } from 'lmdb'
 import { AssertionError, assert, FndError, StartError } from '../errors.ts'
 import { crc32c } from '../raft/crc32c.ts'
-import type { Append, EntryLog, HardState } from '../raft/log.ts'
-import type { CommittedEntry } from '../raft/types.ts'
+import type { Append, EntryLog, HardState } from '../raft/entry-log.ts'
+import type { CommittedEntry } from '../raft/replicator.ts'
 import { fsyncDir } from './fsync.ts'
 
 const recordVersion = 1

@@ -69,3 +69,29 @@ export interface Trigger {
   readonly createdMs: number
   readonly updatedMs: number
 }
+
+/** A member of the cluster, as all members know it. */
+export interface Node {
+  /** Raft's id: counted up by the cluster, never given twice. */
+  readonly id: number
+  /** Made with the data directory: tells a restarted node from one that was wiped. */
+  readonly uuid: string
+  /** For people; the host's name unless it was given. Need not be unique. */
+  readonly name: string
+  /** Where peers reach it, `host:port`. */
+  readonly peerAddress: string
+  /** Where its HTTP API is. */
+  readonly apiUrl: string
+  /** fnd's version there, and the newest version of commands that it understands. */
+  readonly version: string
+  readonly commandVersion: number
+  /**
+   * `active`; `draining`: takes no new calls and is no voter if that can be; `leaving`: to be taken
+   * out of the configuration, whereupon its row goes; `replaced`: another node came with its
+   * address, so it is taken out as soon as a voter can take its place.
+   */
+  readonly state: NodeState
+  readonly joinedMs: number
+}
+
+export type NodeState = 'active' | 'draining' | 'leaving' | 'replaced'

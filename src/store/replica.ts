@@ -6,8 +6,8 @@
  */
 import { randomUUID } from 'node:crypto'
 import { join, resolve } from 'node:path'
+import type { Replicator, ReplicatorStatus } from '../raft/replicator.ts'
 import { type SingleLimits, SingleMember } from '../raft/single.ts'
-import type { Replicator, ReplicatorStatus } from '../raft/types.ts'
 import { Bundles } from './bundles.ts'
 import { encodeCommand } from './codec.ts'
 import type { Command, Outcome } from './commands.ts'

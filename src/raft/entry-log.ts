@@ -1,4 +1,4 @@
-import type { CommittedEntry } from './types.ts'
+import type { CommittedEntry } from './replicator.ts'
 
 /** What a member must not forget; rewritten with every append. */
 export interface HardState {

@@ -1,0 +1,108 @@
+/**
+ * What the driver needs of the world: a log, a state machine, a network, time. Everything is
+ * synchronous or ends in a callback, so that a simulation can decide what happens when.
+ */
+import type { ConfState, Entry, HardState, Message, NodeId } from './types.ts'
+
+/** Who this member is; never changes within a data directory. */
+export interface Identity {
+  readonly clusterId: string
+  readonly nodeId: NodeId
+}
+
+/** One transaction on the log: all of it or nothing is on the disk. */
+export interface LogWrite {
+  /** Consecutive; the first replaces everything at or after its index. */
+  readonly entries: readonly Entry[]
+  readonly hardState: HardState
+  /** Entries up to this index are no longer needed; some of them leave in the same transaction. */
+  readonly dropThrough: number
+  /** The log begins anew behind this point, before `entries`: a snapshot takes its place. */
+  readonly reset?: LogReset
+  /** The snapshot of an earlier `reset` is installed: forget `installing`. */
+  readonly isInstalled?: boolean
+}
+
+export interface LogReset {
+  readonly index: number
+  readonly term: number
+  /** Name of the snapshot that lies ready; remembered as `installing` until `isInstalled`. */
+  readonly data: string
+}
+
+export interface LogStore {
+  readonly identity: Identity
+  readonly hardState: HardState
+  /** `lastIndex + 1` when the log is empty. The term of `firstIndex - 1` stays known. */
+  readonly firstIndex: number
+  readonly lastIndex: number
+  /** A snapshot that replaced the log and may not be installed yet; `''` for none. */
+  readonly installing: string
+  /** Of `firstIndex - 1` to `lastIndex`, else undefined. */
+  term(index: number): number | undefined
+  /**
+   * Entries from `fromIndex` on, at most `bytesMax` of them but at least one. Throws `StartError`
+   * at a record that is missing or does not have its checksum.
+   */
+  read(fromIndex: number, bytesMax: number): Entry[]
+  /**
+   * `done` is called in a later turn, when all of it is on the disk. With `FndError` `disk-full`:
+   * nothing of it was kept, now or later. With any other error the outcome is unknown and the log
+   * is closed for good, since after a failed fsync a later one may falsely succeed. One write at a
+   * time.
+   */
+  write(write: LogWrite, done: (error: Error | undefined) => void): void
+  close(): Promise<void>
+}
+
+export interface CommittedEntry extends Entry {
+  /** Of a `conf*` entry: the configuration that it led to. */
+  readonly confState?: ConfState
+}
+
+/**
+ * The state machine under the log. `apply` is synchronous and deterministic, and makes its effect,
+ * the index and the configuration durable in one transaction, so that no entry is applied twice.
+ */
+export interface StateMachine {
+  /** Index and term of the last entry whose effect is stored. Zero when nothing was applied. */
+  readonly appliedIndex: number
+  readonly appliedTerm: number
+  /** As of `appliedIndex`. */
+  readonly confState: ConfState
+  /**
+   * Applies consecutive committed entries; returns one opaque result for each, in order. Entries
+   * that are empty or `conf*` have the result undefined. Throws `FndError` `disk-full` or
+   * `write-overload` when nothing was applied and the same call may succeed later. Throws anything
+   * else only for faults of the disk or bugs: then the process must end.
+   */
+  apply(entries: readonly CommittedEntry[]): readonly unknown[]
+  /** Makes everything applied so far survive a power loss, so that the log may be truncated. */
+  flush(): void
+  /**
+   * Takes the place of the current state with the received snapshot of this name. Idempotent: a
+   * start repeats it when it does not know whether it was done.
+   */
+  install(data: string): void
+}
+
+export interface Network {
+  /** Sends what it can and drops the rest: raft repeats what matters. Never `MsgSnap`. */
+  send(messages: readonly Message[]): void
+  /**
+   * Builds a snapshot of the state machine at `message.snapshot.index` or later, and brings it to
+   * `message.to`, which then steps its `MsgSnap`. `done` tells whether that worked. One at a time
+   * for each node; a second is refused by `done(false)`.
+   */
+  sendSnapshot(message: Message, done: (isOk: boolean) => void): void
+}
+
+/** Time and turns of the event loop. */
+export interface Scheduler {
+  /** Never going back. */
+  monotonicMs(): number
+  /** In a later turn, after input that is waiting. */
+  soon(run: () => void): void
+  /** Returns how to cancel it. */
+  after(delayMs: number, run: () => void): () => void
+}
