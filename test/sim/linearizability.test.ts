@@ -126,7 +126,7 @@ function realHistory(prng: Prng, count: number): RegisterOperation[] {
         ? { kind: 'swap', key, expected: prng.chance(0.5) ? before : 'other', value: `${at}` }
         : { kind: 'write', key, value: `${at}` }
     const isWritten = input.kind === 'write' || (input.kind === 'swap' && input.expected === before)
-    if (isWritten && input.kind !== 'read') state.set(key, input.value)
+    if (isWritten) state.set(key, input.value)
     const invokedAt = at - prng.exponential(2)
     if (prng.chance(0.1)) return unknown(invokedAt, input)
     return op(invokedAt, at + prng.exponential(2), input, before)
