@@ -52,6 +52,11 @@ export interface LogStore {
    * time.
    */
   write(write: LogWrite, done: (error: Error | undefined) => void): void
+  /**
+   * Whether there is room for more than what members must be able to write at any time. A leader
+   * asks before it logs a proposal; followers write into the reserve.
+   */
+  hasRoom(): boolean
   close(): Promise<void>
 }
 
