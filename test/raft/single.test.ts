@@ -1,8 +1,8 @@
 import { afterEach, describe, expect, test } from 'bun:test'
 import { FndError } from '../../src/errors.ts'
 import type { Append, EntryLog } from '../../src/raft/entry-log.ts'
-import { type SingleLimits, SingleMember } from '../../src/raft/single.ts'
 import type { CommittedEntry, StateMachine } from '../../src/raft/replicator.ts'
+import { type SingleLimits, SingleMember } from '../../src/raft/single.ts'
 import { LmdbLog } from '../../src/store/log.ts'
 import { temporaryDir } from '../store/sample.ts'
 
