@@ -8,6 +8,8 @@ import type { ConfState, Entry, HardState, Message, NodeId } from './types.ts'
 export interface Identity {
   readonly clusterId: string
   readonly nodeId: NodeId
+  /** Of the data directory: tells a restarted node from one that was wiped. */
+  readonly uuid: string
 }
 
 /** One transaction on the log: all of it or nothing is on the disk. */
