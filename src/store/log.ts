@@ -27,6 +27,8 @@ import { readOldLog } from './log-upgrade.ts'
 const dropMax = 2000
 /** A segment ends when it is this long, so that reading one entry does not read very many. */
 const segmentBytesMax = 256 * 1024
+/** What is promised already may be written into all of the reserve but this part of it. */
+const reserveShare = 4
 /** The newest entries are kept in memory up to this size: they are read again at once. */
 const recentBytesMax = 1024 * 1024
 
@@ -38,8 +40,8 @@ export interface LmdbLogOptions {
   /** Where a new log begins, for a state that is there already; index and term 0 unless given. */
   readonly base?: Base
   /**
-   * Entries are refused while the filesystem has less room than this, so that there is always
-   * enough for SQLite to apply what the log accepted.
+   * `hasRoom` is false while the filesystem has less room than this, so that there is always
+   * enough to apply what the log accepted. Writes are refused at a quarter of it.
    */
   readonly freeBytesMin: number
 }
@@ -164,6 +166,10 @@ export class LmdbLog implements LogStore {
     })
   }
 
+  hasRoom(): boolean {
+    return this.#freeBytes() >= this.#freeBytesMin
+  }
+
   async close(): Promise<void> {
     // After a failure lmdb may hold its own locks for ever; the process is about to end anyway.
     if (this.#closed === 'no') await this.#root.close()
@@ -220,7 +226,8 @@ export class LmdbLog implements LogStore {
     if (this.#closed === 'failed') return new FndError('store-failed')
     // A vote or a step of the commit takes no room to speak of, and dropping entries gives some.
     const takesRoom = entries.length > 0 || reset !== undefined
-    if (takesRoom && this.#freeBytes() < this.#freeBytesMin) return new FndError('disk-full')
+    const reserve = this.#freeBytesMin / reserveShare
+    if (takesRoom && this.#freeBytes() < reserve) return new FndError('disk-full')
     return undefined
   }
 
