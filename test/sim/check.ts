@@ -14,6 +14,8 @@ export interface CheckedNode {
   readonly disk: SimDisk
   /** As applied, and as before the event that runs. */
   readonly confStates: readonly ConfState[]
+  /** What its core knows to be committed. */
+  readonly commit: number
 }
 
 export class Checker {
@@ -228,8 +230,12 @@ export class Checker {
 
   // What is committed.
 
-  /** Somebody says that `index` is committed. Only a leader may be the first to know. */
-  #learn(node: CheckedNode, index: number): void {
+  /**
+   * Somebody says that `told` is committed. Only a leader may be the first to know, and what it
+   * counts is the newest such entry, of its own term; what is before goes with it (paper §5.4.2).
+   */
+  #learn(node: CheckedNode, told: number): void {
+    const index = Math.max(told, node.commit)
     const term = this.#leaderTerms.get(node.id)
     if (term === undefined) this.#fail(node, `knows of commit ${index} before any leader`)
     const holders = (ids: readonly NodeId[]) =>

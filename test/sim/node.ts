@@ -62,6 +62,10 @@ export class SimNode implements CheckedNode {
     return current === this.#confBefore ? [current] : [this.#confBefore, current]
   }
 
+  get commit(): number {
+    return this.member?.status().commit ?? 0
+  }
+
   get process(): Process | undefined {
     return this.#process
   }
