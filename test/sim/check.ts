@@ -48,6 +48,12 @@ export class Checker {
     return this.#lastConf?.state
   }
 
+  /** It knows the newest configuration to be committed, and will after a loss of power. */
+  knowsConfState({ disk }: CheckedNode): boolean {
+    const { log, floor } = disk
+    return Math.max(log.hardState.commit, floor.index) >= (this.#lastConf?.index ?? 0)
+  }
+
   // What a node says of itself.
 
   role(id: NodeId, role: Role, term: number): void {

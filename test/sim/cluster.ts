@@ -99,6 +99,40 @@ export class Cluster {
     )
   }
 
+  /**
+   * All living members of the newest configuration know it for good. Before that, those who were
+   * taken out may be needed to elect a leader: a change counts once it is applied, not logged.
+   */
+  get isConfKnown(): boolean {
+    const { checker, hasOpenChange, nodes } = this
+    const state = checker.confState
+    if (state === undefined || hasOpenChange) return false
+    return [...state.voters, ...state.learners].every(id => {
+      const node = nodes.get(id)
+      return node === undefined || this.isLost(id) || checker.knowsConfState(node)
+    })
+  }
+
+  /** One line for each node that is not gone. */
+  describe(): string {
+    const line = ({ id, state, disk, member, machine }: SimNode) => {
+      const { hardState, baseIndex, entries } = disk.log
+      const changes = entries.filter(({ kind }) => kind !== 'normal').map(({ index }) => index)
+      const own = member?.status()
+      const conf = machine?.confState ?? disk.floor.confState
+      return (
+        `  node ${id} ${state} ${own?.role} of term ${own?.term}, follows ${own?.lead}; applied ` +
+        `${machine?.appliedIndex} of ${own?.commit} of ${own?.lastIndex}; disk: term ` +
+        `${hardState.term}, vote ${hardState.vote}, commit ${hardState.commit}, log ` +
+        `${baseIndex + 1} to ${baseIndex + entries.length}, changes at ${changes}; ` +
+        JSON.stringify(conf)
+      )
+    }
+    const nodes = [...this.nodes.values()].filter(({ state }) => state !== 'gone')
+    const conf = JSON.stringify(this.checker.confState)
+    return [`committed ${this.checker.committedIndex}, ${conf}`, ...nodes.map(line)].join('\n')
+  }
+
   #send(sender: SimNode, message: Message): void {
     if (sender.process?.isOver !== false) return
     this.checker.send(sender, message)

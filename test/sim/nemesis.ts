@@ -152,9 +152,9 @@ export class Nemesis {
 
   /** No more nodes are lost than a majority can do without (TigerBeetle's fault atlas). */
   #mayLose(node: SimNode): boolean {
-    const { checker, hasOpenChange, nodes } = this.#cluster
+    const { checker, isConfKnown, nodes } = this.#cluster
     const { confState } = checker
-    if (confState === undefined || hasOpenChange || !this.#operator.isIdle) return false
+    if (confState === undefined || !isConfKnown || !this.#operator.isIdle) return false
     if (confState.votersOutgoing.length > 0) return false
     const isBad = (id: NodeId) =>
       id === node.id || this.#cluster.isLost(id) || (nodes.get(id)?.disk.damaged.size ?? 0) > 0

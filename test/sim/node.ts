@@ -58,8 +58,8 @@ export class SimNode implements CheckedNode {
   }
 
   get confStates(): readonly ConfState[] {
-    const current = this.#machine?.confState ?? this.#confBefore
-    return current === this.#confBefore ? [current] : [this.#confBefore, current]
+    const current = this.member?.status().confState
+    return current === undefined ? [this.#confBefore] : [this.#confBefore, current]
   }
 
   get commit(): number {

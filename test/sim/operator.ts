@@ -181,9 +181,9 @@ export class Operator {
 
   /** Nodes that were taken out stay on for a while, as they do not know it. */
   #retire(): void {
-    const { checker, nodes, world, electionMs, hasOpenChange } = this.#cluster
+    const { checker, nodes, world, electionMs, isConfKnown } = this.#cluster
     const state = checker.confState
-    if (state === undefined || hasOpenChange || this.#openProposals > 0) return
+    if (state === undefined || !isConfKnown || this.#openProposals > 0) return
     const wanted = [
       ...state.voters,
       ...state.votersOutgoing,

@@ -43,6 +43,7 @@ export function simulate({ seed, isVerbose = false, adjust }: SimRequest): SimRe
   } catch (error) {
     const { name, message, stack = '' } = simulation.world.violation ?? (error as Error)
     const isOurs = name === 'Violation'
+    simulation.world.line(simulation.describe())
     failure = isOurs ? message : `${name}: ${message}\n${stack.split('\n').slice(1, 6).join('\n')}`
   }
   const { world } = simulation
@@ -85,6 +86,10 @@ class Simulation {
     this.#serve(core())
     this.#await('rest after the last requests', () => this.#unrest(core()))
     this.#judge(core())
+  }
+
+  describe(): string {
+    return this.#cluster.describe()
   }
 
   #runFor(ms: number): void {
@@ -146,7 +151,7 @@ class Simulation {
     const isSettled =
       state !== undefined &&
       state.votersOutgoing.length === 0 &&
-      !cluster.hasOpenChange &&
+      cluster.isConfKnown &&
       this.#operator.isIdle &&
       ![...nodes.values()].some(({ disk }) => disk.damaged.size > 0)
     if (this.#options.heal === 'all' || !isSettled) return []
