@@ -495,6 +495,7 @@ function newCore(options: MemberOptions, limits: MemberLimits, cache: LogCache):
       preVote: true,
       checkQuorum: true,
       stepDownOnRemoval: true,
+      votesTellCommit: true,
       inflightMax: limits.inflightMax,
       inflightBytesMax: limits.inflightBytesMax,
       messageBytesMax: limits.batchBytesMax,

@@ -58,5 +58,27 @@ export function answerVote(state: RaftState, request: Message): void {
     if (isPre) return
     state.electionElapsed = 0
     state.vote = request.from
-  } else state.send(answer, request.from, { reject: true })
+  } else state.send(answer, request.from, { reject: true, ...knownCommit(state) })
+}
+
+function knownCommit({ config, log }: RaftState): Pick<Message, 'commit' | 'logTerm'> {
+  const isTold = config.votesTellCommit === true
+  return isTold ? { commit: log.commit, logTerm: log.term(log.commit) ?? 0 } : noCommit
+}
+
+const noCommit = { commit: 0, logTerm: 0 }
+
+/**
+ * A refusal may tell of a commit that the candidate did not hear of. Without that, a group may
+ * stand still for ever: a leader that left the voters by its own entry steps down and stands no
+ * more; with a longer log it refuses its vote to the others, who need it as long as they do not
+ * know that its entry is committed (raft-rs has the same remedy, `maybe_commit_by_vote`).
+ */
+export function learnCommit(state: RaftState, { commit, logTerm }: Message): void {
+  const { log } = state
+  if (state.role === 'leader' || commit <= log.commit || log.term(commit) !== logTerm) return
+  log.commitTo(commit)
+  // Who decides changes with the configuration, so this election is void.
+  const isVoid = state.role !== 'follower' && log.hasUnappliedConfChange()
+  if (isVoid) state.becomeFollower(state.term, 0)
 }

@@ -84,6 +84,7 @@ export interface Message {
   readonly term: number
   readonly logTerm: number
   readonly index: number
+  /** Also in a refused vote, then with its term in `logTerm`. */
   readonly commit: number
   readonly entries: readonly Entry[]
   readonly reject: boolean
@@ -185,6 +186,8 @@ export interface CoreConfig {
   readonly preVote: boolean
   readonly checkQuorum: boolean
   readonly stepDownOnRemoval: boolean
+  /** Refused votes carry the commit index: `learnCommit` says why. Etcd's raft does not. */
+  readonly votesTellCommit?: boolean
   /** For the conformance harness only: etcd's scenario of a changed rule. */
   readonly disableConfChangeValidation?: boolean
   /** Append messages on the way to one follower, and the bytes of their entries. */
