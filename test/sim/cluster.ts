@@ -89,6 +89,11 @@ export class Cluster {
     return node === undefined || node.state === 'gone' || node.state === 'broken'
   }
 
+  /** It is lost, or will be once somebody reads its records. */
+  isBad(id: NodeId): boolean {
+    return this.isLost(id) || (this.nodes.get(id)?.disk.damaged.size ?? 0) > 0
+  }
+
   /** In the log of some living node there is a change that may not be committed. */
   get hasOpenChange(): boolean {
     const { committedIndex } = this.checker

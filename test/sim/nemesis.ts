@@ -152,12 +152,11 @@ export class Nemesis {
 
   /** No more nodes are lost than a majority can do without (TigerBeetle's fault atlas). */
   #mayLose(node: SimNode): boolean {
-    const { checker, isConfKnown, nodes } = this.#cluster
+    const { checker, isConfKnown } = this.#cluster
     const { confState } = checker
     if (confState === undefined || !isConfKnown || !this.#operator.isIdle) return false
     if (confState.votersOutgoing.length > 0) return false
-    const isBad = (id: NodeId) =>
-      id === node.id || this.#cluster.isLost(id) || (nodes.get(id)?.disk.damaged.size ?? 0) > 0
+    const isBad = (id: NodeId) => id === node.id || this.#cluster.isBad(id)
     return confState.voters.filter(isBad).length * 2 < confState.voters.length
   }
 }

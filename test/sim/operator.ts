@@ -101,7 +101,7 @@ export class Operator {
     if (lostLearner !== undefined) return [{ type: 'remove', nodeId: lostLearner }]
     const lost = voters.find(id => this.#cluster.isLost(id))
     if (lost === undefined) return undefined
-    const ready = learners.find(id => isCaughtUp(progress, id))
+    const ready = learners.find(id => isCaughtUp(progress, id) && !this.#cluster.isBad(id))
     if (ready !== undefined) {
       this.#cluster.world.count('branch: lost voter replaced')
       return [
@@ -111,8 +111,8 @@ export class Operator {
     }
     if (learners.length > 0) return []
     // Without a spare one the group shrinks: two voters with a lost one among them would be stuck.
-    if (voters.length === 2 || this.#prng.chance(0.3)) return [{ type: 'remove', nodeId: lost }]
-    return this.#added()
+    if (voters.length > 2 && !this.#prng.chance(0.3)) return this.#added()
+    return this.#allowed({ voters }, [{ type: 'remove', nodeId: lost }])
   }
 
   #wish({ confState, progress, id: self }: CoreStatus): readonly SingleChange[] {
@@ -167,7 +167,7 @@ export class Operator {
 
   /** Lost nodes must stay a minority of the voters. */
   #allowed(
-    { voters }: CoreStatus['confState'],
+    { voters }: Pick<CoreStatus['confState'], 'voters'>,
     changes: readonly SingleChange[],
   ): readonly SingleChange[] {
     const after = new Set(voters)
@@ -175,7 +175,7 @@ export class Operator {
       if (type === 'add-voter') after.add(nodeId)
       else after.delete(nodeId)
     }
-    const lost = [...after].filter(id => this.#cluster.isLost(id)).length
+    const lost = [...after].filter(id => this.#cluster.isBad(id)).length
     return after.size > 0 && lost * 2 < after.size ? changes : []
   }
 
