@@ -229,7 +229,9 @@ export class Checker {
   #checkAck(node: CheckedNode, term: number, index: number): void {
     const { log } = node.disk
     if (log.hardState.term < term) this.#fail(node, `answers in term ${term}, which is not durable`)
-    if (lastIndexOf(log) < index) {
+    // In a later term its leader may have replaced the entry before it came to the disk. Then
+    // nobody counts on this answer: a majority that kept the entry would not have elected it.
+    if (lastIndexOf(log) < index && log.hardState.term === term) {
       this.#fail(node, `acknowledges ${index}, on the disk is ${lastIndexOf(log)}`)
     }
   }

@@ -130,7 +130,8 @@ export class Cluster {
         `${machine?.appliedIndex} of ${own?.commit} of ${own?.lastIndex}; disk: term ` +
         `${hardState.term}, vote ${hardState.vote}, commit ${hardState.commit}, log ` +
         `${baseIndex + 1} to ${baseIndex + entries.length}, changes at ${changes}; ` +
-        JSON.stringify(conf)
+        `${JSON.stringify(conf)}; damaged ${[...disk.damaged]}` +
+        [...(own?.progress ?? [])].map(one => `\n    ${JSON.stringify(one)}`).join('')
       )
     }
     const nodes = [...this.nodes.values()].filter(({ state }) => state !== 'gone')

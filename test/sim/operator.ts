@@ -101,7 +101,7 @@ export class Operator {
     if (lostLearner !== undefined) return [{ type: 'remove', nodeId: lostLearner }]
     const lost = voters.find(id => this.#cluster.isLost(id))
     if (lost === undefined) return undefined
-    const ready = learners.find(id => isCaughtUp(progress, id) && !this.#cluster.isBad(id))
+    const [ready] = this.#ready(learners, progress)
     if (ready !== undefined) {
       this.#cluster.world.count('branch: lost voter replaced')
       return [
@@ -124,7 +124,7 @@ export class Operator {
     if (prng.chance(0.1))
       this.#target = prng.pick([1, 3, 5, 7].filter(n => n <= churn.votersMax)) ?? 3
     const { voters, learners } = confState
-    const ready = learners.filter(id => isCaughtUp(progress, id))
+    const ready = this.#ready(learners, progress)
     const [spare] = ready
     if (voters.length < this.#target) return this.#grow(confState, progress)
     if (voters.length > this.#target) {
@@ -151,10 +151,14 @@ export class Operator {
     { voters, learners }: CoreStatus['confState'],
     progress: CoreStatus['progress'],
   ): readonly SingleChange[] {
-    const ready = learners.filter(id => isCaughtUp(progress, id))
+    const ready = this.#ready(learners, progress)
     if (ready.length === 0) return learners.length < 2 ? this.#added() : []
     const count = this.#prng.between(1, Math.min(ready.length, this.#target - voters.length))
     return ready.slice(0, count).map(nodeId => ({ type: 'add-voter', nodeId }))
+  }
+
+  #ready(learners: readonly NodeId[], progress: CoreStatus['progress']): readonly NodeId[] {
+    return learners.filter(id => isCaughtUp(progress, id) && !this.#cluster.isBad(id))
   }
 
   #added(): readonly SingleChange[] {

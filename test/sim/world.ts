@@ -109,7 +109,7 @@ export class World {
   line(text: string): void {
     if (!this.isVerbose) return
     this.lines.push(`${this.#nowMs.toFixed(3).padStart(10)} ${text}`)
-    if (this.lines.length > 40_000) this.lines.splice(0, 20_000)
+    if (this.lines.length > 1_000_000) this.lines.splice(0, 500_000)
   }
 
   #mix(number: number): void {
