@@ -1,6 +1,6 @@
 /**
- * What two nodes tell each other first, and who is turned away. Pure: a refusal is a sentence that
- * says what to do, in the words of the node that refuses, for the operator of the other one.
+ * What two nodes tell each other first, and who is turned away. Pure. A refusal is a sentence that
+ * says what to do; it is read at both ends, so it names nodes instead of speaking of "this" one.
  */
 import type { NodeId } from '../raft/types.ts'
 import { clusterIdPattern, type PeerName } from './identity.ts'
@@ -47,7 +47,7 @@ export type Refusal = {
     | 'loopback-address'
     | 'clock-skew'
     | 'malformed'
-  /** Sentences for the operator of the refused node. */
+  /** Sentences for the operators of both nodes. */
   readonly message: string
 }
 
@@ -90,16 +90,20 @@ export function judgeHello(ours: Hello, theirs: Hello, sight: Sight): Refusal | 
   )
 }
 
+function nameOf(hello: Hello): string {
+  return hello.nodeId === 0 ? 'the joining node' : `node ${hello.nodeId}`
+}
+
 function judgeProtocol(ours: Hello, theirs: Hello): Refusal | undefined {
   if (theirs.protocolMax >= ours.protocolMin && theirs.protocolMin <= ours.protocolMax) {
     return undefined
   }
   const isOlder = theirs.protocolMax < ours.protocolMin
+  const [old, young] = isOlder ? [theirs, ours] : [ours, theirs]
   return refusal(
     'wrong-protocol',
-    `fnd ${theirs.version} is too ${isOlder ? 'old' : 'new'} for this node's fnd ` +
-      `${ours.version}: upgrade ${isOlder ? 'the connecting node' : 'this node'} first, one ` +
-      'version at a time.',
+    `fnd ${old.version} of ${nameOf(old)} is too old to speak with fnd ${young.version} of ` +
+      `${nameOf(young)}: upgrade ${nameOf(old)}.`,
   )
 }
 
@@ -132,7 +136,7 @@ function judgeMember(ours: Hello, theirs: Hello, sight: Sight): Refusal | undefi
     )
   }
   if (theirs.groupId !== ours.groupId) {
-    return refusal('wrong-group', `This node knows group ${ours.groupId} only.`)
+    return refusal('wrong-group', `Node ${ours.nodeId} knows group ${ours.groupId} only.`)
   }
   return undefined
 }
@@ -141,7 +145,7 @@ function judgeMember(ours: Hello, theirs: Hello, sight: Sight): Refusal | undefi
 export function wrongCluster(ours: Pick<Hello, 'clusterId'>, theirClusterId: string): Refusal {
   return refusal(
     'wrong-cluster',
-    `This node belongs to cluster ${ours.clusterId}, the other one to ${theirClusterId}. ` +
+    `Two clusters meet here, ${ours.clusterId} and ${theirClusterId}. ` +
       'Clusters do not merge: to move a node, stop it, empty its data directory, and start it ' +
       'with --join and a token of the cluster that it shall belong to.',
   )
@@ -163,8 +167,8 @@ function judgeJoin(ours: Hello, theirs: Hello): Refusal | undefined {
   const seconds = Math.round(Math.abs(skewMs) / 1000)
   return refusal(
     'clock-skew',
-    `The joining node's clock is ${seconds} s ${skewMs > 0 ? 'ahead of' : 'behind'} this ` +
-      `node's, at most ${skewMsMax / 1000} s are allowed. Synchronize both, for example with ` +
+    `The joining node's clock is ${seconds} s ${skewMs > 0 ? 'ahead of' : 'behind'} that of ` +
+      `node ${ours.nodeId}, at most ${skewMsMax / 1000} s are allowed. Synchronize both, for example with ` +
       'chrony or systemd-timesyncd, and try again.',
   )
 }
@@ -175,16 +179,13 @@ function judgeJoin(ours: Hello, theirs: Hello): Refusal | undefined {
  */
 function judgeAddresses(ours: Hello, theirs: Hello, sight: Sight): Refusal | undefined {
   if (isSameMachine(sight)) return undefined
-  const wrong = [
-    { hello: theirs, whose: 'The connecting node' },
-    { hello: ours, whose: 'This node' },
-  ].find(({ hello }) => isLoopbackAddress(hello.address))
+  const wrong = [theirs, ours].find(({ address }) => isLoopbackHost(hostOf(address)))
   if (wrong === undefined) return undefined
   return refusal(
     'loopback-address',
-    `${wrong.whose} advertises ${wrong.hello.address}, where other machines do not reach it. ` +
-      'Start it with --advertise and an address of its network, for example --advertise ' +
-      `${wrong.hello === theirs ? sight.remoteAddress : sight.localAddress}.`,
+    `To other machines ${nameOf(wrong)} advertises ${wrong.address}, where they do not reach it. ` +
+      'Start it with an address of its network, for example --advertise ' +
+      `${wrong === theirs ? sight.remoteAddress : sight.localAddress}.`,
   )
 }
 
@@ -194,10 +195,6 @@ export function isSameMachine(sight: Pick<Sight, 'remoteAddress' | 'localAddress
 
 export function isLoopbackHost(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^(::ffff:)?127\.\d+\.\d+\.\d+$/.test(host)
-}
-
-function isLoopbackAddress(address: string): boolean {
-  return isLoopbackHost(hostOf(address))
 }
 
 /** Of `host:port` or `[v6]:port`. */

@@ -249,7 +249,8 @@ export class PeerListener {
 
 export type Connected =
   | { readonly ok: true; readonly link: Link }
-  | { readonly ok: false; readonly reason: string }
+  /** `isStranger`: something else than fnd answers, so that trying again is of no use. */
+  | { readonly ok: false; readonly reason: string; readonly isStranger: boolean }
 
 export interface ConnectOptions {
   readonly host: string
@@ -264,10 +265,10 @@ export interface ConnectOptions {
 export function connectTls(options: ConnectOptions): Promise<Connected> {
   return new Promise(resolve => {
     let link: Link | undefined
-    const fail = (reason: string) => {
+    const fail = (reason: string, isStranger = false) => {
       clearTimeout(timer)
       link?.destroy()
-      resolve({ ok: false, reason })
+      resolve({ ok: false, reason, isStranger })
     }
     const timer = setTimeout(() => fail('no answer in time'), options.timeoutMs)
     const closed = (reason: string | undefined) => fail(reason ?? 'it closed the connection')
@@ -282,7 +283,9 @@ export function connectTls(options: ConnectOptions): Promise<Connected> {
           socket.setNoDelay(true)
         },
         handshake: (socket, _isDone, error) => {
-          const reason = faultOfHandshake(socket.data, error) ?? options.check(socket.data)
+          const fault = faultOfHandshake(socket.data, error)
+          if (fault !== undefined) return fail(fault, isNoTls(error))
+          const reason = options.check(socket.data)
           if (reason !== undefined) return fail(reason)
           clearTimeout(timer)
           socket.data.end = silentEnd
@@ -304,13 +307,18 @@ export function connectTls(options: ConnectOptions): Promise<Connected> {
 /** Whether there is TLS at the other end at all; whose it is, `check` finds out. */
 function faultOfHandshake(link: Link, error: Error | null): string | undefined {
   if (link.peerCertificate !== undefined) return undefined
-  if (error?.message.includes('WRONG_VERSION_NUMBER') === true) {
+  if (isNoTls(error)) {
     return (
       'something other than a peer port of fnd answers there, perhaps its HTTP port: the peer ' +
       'port is one higher unless --peer-listen says otherwise'
     )
   }
   return `the TLS handshake failed (${error?.message ?? 'no certificate'})`
+}
+
+/** What came back was no TLS. */
+function isNoTls(error: Error | null): boolean {
+  return error?.message.includes('WRONG_VERSION_NUMBER') === true
 }
 
 function connectFault(error: Error): string {
