@@ -53,6 +53,28 @@ const table = {
     status: 409,
     message: 'Not before every node of the cluster runs a version of fnd that knows this change',
   },
+  // Between nodes.
+  'peer-unreachable': {
+    status: 503,
+    message: 'Another node of the cluster cannot be reached',
+    retryAfterS: 1,
+  },
+  'peer-outcome-unknown': {
+    status: 503,
+    message: 'Another node did not answer; what it was asked for may or may not have been done',
+  },
+  'peer-method-unknown': {
+    status: 501,
+    message: 'Another node runs a version of fnd that does not know this request',
+  },
+  'join-refused': { status: 403, message: 'The cluster refused this node' },
+  'join-unreachable': {
+    status: 503,
+    message: 'No member of the cluster could be reached to join it',
+    retryAfterS: 1,
+  },
+  'join-not-found': { status: 404, message: 'No node with this fingerprint waits to join' },
+  'join-overload': { status: 503, message: 'Too many nodes wait to join', retryAfterS: 60 },
 
   // Apps.
   'app-id-given': { status: 400, message: 'App ID cannot be supplied on create' },
@@ -238,6 +260,11 @@ const table = {
 } as const satisfies Record<string, ErrorRow>
 
 export type ErrorCode = keyof typeof table
+
+/** For codes that other nodes name, which may be of another version. */
+export function isErrorCode(code: unknown): code is ErrorCode {
+  return typeof code === 'string' && Object.hasOwn(table, code)
+}
 
 export interface FndErrorOptions {
   /** Appended to the table's message after `: `, to name the culprit. */

@@ -21,6 +21,7 @@ const leafFiles = ['src/clock.ts', 'src/errors.ts', 'src/ids.ts', 'src/version.t
 const folderMayUse: Readonly<Record<string, readonly string[]>> = {
   'src/http': [],
   'src/raft': [],
+  'src/cluster': [],
   'src/store': [],
   'src/exec': ['src/http'],
   'src/watch': ['src/http'],
@@ -41,6 +42,8 @@ const openFiles: Readonly<Record<string, string>> = {
   'src/store/settings.ts': 'pure parsing of annotations',
   'src/exec/syslog-url.ts': 'pure parsing of addresses',
   'src/raft/crc32c.ts': 'a pure function of bytes',
+  'src/raft/wire.ts': 'pure functions of bytes',
+  'src/store/fsync.ts': 'flushes files and directories; no state',
   'src/store/objects.ts': 'the objects that all of fnd speaks of; no effects',
   'src/store/commands.ts': 'the commands that shells propose; no effects',
 }
