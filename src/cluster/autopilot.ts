@@ -28,8 +28,6 @@ export interface AutopilotSettings {
   readonly votersMax: number
   /** A voter silent for so long is dead. */
   readonly voterDeadAfterMs: number
-  /** Silence up to which a node counts as healthy. */
-  readonly healthyWithinMs: number
   /** A learner must have been healthy for so long without a break. */
   readonly stableForMs: number
   /** Entries by which a learner may be behind and still be caught up. */
@@ -37,10 +35,10 @@ export interface AutopilotSettings {
 }
 
 export interface NodeHealth {
-  /** Since it was last heard; Infinity for never. */
+  /** Since it was last heard, or since it was waited for; Infinity where that is not known. */
   readonly silentMs: number
-  /** For how long it was healthy without a break; 0 when it is not. */
-  readonly healthyForMs: number
+  /** For how long it was healthy without a break; undefined when it is not. */
+  readonly healthyForMs: number | undefined
   /** Entries that the leader has committed and this node does not have; Infinity if not known. */
   readonly lag: number
 }
@@ -94,7 +92,7 @@ export function majority(count: number): number {
 
 const silent: NodeHealth = {
   silentMs: Number.POSITIVE_INFINITY,
-  healthyForMs: 0,
+  healthyForMs: undefined,
   lag: Number.POSITIVE_INFINITY,
 }
 
@@ -121,8 +119,7 @@ class Scene {
   }
 
   isHealthy(id: NodeId): boolean {
-    const { leaderId, settings } = this.view
-    return id === leaderId || this.health(id).silentMs <= settings.healthyWithinMs
+    return id === this.view.leaderId || this.health(id).healthyForMs !== undefined
   }
 
   isDead(id: NodeId): boolean {
@@ -135,7 +132,7 @@ class Scene {
   }
 
   isStable(id: NodeId): boolean {
-    return this.isHealthy(id) && this.health(id).healthyForMs >= this.view.settings.stableForMs
+    return (this.health(id).healthyForMs ?? -1) >= this.view.settings.stableForMs
   }
 
   isActive(id: NodeId): boolean {
@@ -236,9 +233,18 @@ function votersWanted(scene: Scene): readonly NodeId[] | undefined {
   const largest = Math.min(order.length, Math.max(wanted, scene.voters.length))
   for (let size = wanted; size <= largest; size++) {
     const next = withLeader(scene, order.slice(0, size))
-    if (isAllowed(scene, next, living)) return next
+    if (isAllowed(scene, next, living)) {
+      return next.length < scene.voters.length && isCandidateNear(scene) ? undefined : next
+    }
   }
   return undefined
+}
+
+/** A learner that only has to prove itself a moment longer is worth the wait before a seat goes. */
+function isCandidateNear(scene: Scene): boolean {
+  return scene.learners.some(
+    id => scene.isActive(id) && scene.isHealthy(id) && scene.isCaughtUp(id) && !scene.isStable(id),
+  )
 }
 
 /** A leader is never voted out: it stays until another voter can be handed the leadership. */
@@ -322,7 +328,7 @@ function worstOf(scene: Scene, order: readonly NodeId[]): NodeId | undefined {
   return [...order].reverse().find(id => scene.voters.includes(id) && id !== scene.view.leaderId)
 }
 
-/** An operator's wish. A learner takes the seat; without one, only the second of two gives it up. */
+/** An operator's wish. A learner takes the seat; without one, only one of two gives it up. */
 export function planDemotion(view: AutopilotView, id: NodeId): Planned {
   const scene = new Scene(view)
   if (view.isBusy || isJoint(view.confState)) return refused('cluster-busy')

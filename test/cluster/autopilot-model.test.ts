@@ -17,8 +17,8 @@ import type { NodeState } from '../../src/store/objects.ts'
 import { seeded } from '../seed.ts'
 import { changed, done, fine, rowOf, settleView, viewOf } from './autopilot-world.ts'
 
-const dead: NodeHealth = { silentMs: 90_000, healthyForMs: 0, lag: 50 }
-const suspect: NodeHealth = { silentMs: 9000, healthyForMs: 0, lag: 50 }
+const dead: NodeHealth = { silentMs: 90_000, healthyForMs: undefined, lag: 50 }
+const suspect: NodeHealth = { silentMs: 9000, healthyForMs: undefined, lag: 50 }
 const behind: NodeHealth = { silentMs: 40, healthyForMs: 60_000, lag: 1_000_000 }
 const young: NodeHealth = { silentMs: 40, healthyForMs: 20, lag: 0 }
 
@@ -68,7 +68,7 @@ const event: fc.Arbitrary<Event> = fc.oneof(
 /** The view of whoever leads; `leaderId` 0 while nobody can. */
 function elected(view: AutopilotView): AutopilotView {
   const { voters } = view.confState
-  const alive = voters.filter(id => healthOf(view, id).silentMs < 1000)
+  const alive = voters.filter(id => healthOf(view, id).healthyForMs !== undefined)
   const isLed = alive.includes(view.leaderId)
   if (alive.length < majority(voters.length)) return { ...view, leaderId: 0 }
   return isLed ? view : { ...view, leaderId: alive[0] ?? 0 }
@@ -151,7 +151,7 @@ class World {
 }
 
 function healthyOf(view: AutopilotView, voters: readonly number[]): number[] {
-  return voters.filter(id => id === view.leaderId || healthOf(view, id).silentMs <= 1000)
+  return voters.filter(id => id === view.leaderId || healthOf(view, id).healthyForMs !== undefined)
 }
 
 function isLiving(view: AutopilotView, id: number): boolean {
@@ -170,9 +170,9 @@ function checkVoters(before: AutopilotView, after: AutopilotView): void {
   expect(voters).toContain(before.leaderId)
   expect(tolerance(after)).toBeGreaterThanOrEqual(0)
   for (const id of voters.filter(one => !before.confState.voters.includes(one))) {
-    const { lag, silentMs } = healthOf(before, id)
+    const { lag, healthyForMs } = healthOf(before, id)
     expect(before.rows.find(row => row.id === id)?.state).toBe('active')
-    expect(silentMs).toBeLessThanOrEqual(1000)
+    expect(healthyForMs).toBeGreaterThanOrEqual(2000)
     expect(lag).toBeLessThanOrEqual(1000)
   }
 }

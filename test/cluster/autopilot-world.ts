@@ -25,7 +25,6 @@ export interface Given {
 export const settings: AutopilotSettings = {
   votersMax: 5,
   voterDeadAfterMs: 60_000,
-  healthyWithinMs: 1000,
   stableForMs: 2000,
   lagMax: 1000,
 }

@@ -49,15 +49,15 @@ describe('the number of voters', () => {
 
   test.each([
     ['behind', { lag: 100_000 }],
-    ['silent', { silentMs: 5000, healthyForMs: 0 }],
+    ['silent', { silentMs: 5000, healthyForMs: undefined }],
     ['back for a moment only', { healthyForMs: 10 }],
   ])('a learner that is %s is not promoted', (_, health) => {
     expect(ends({ voters: [1], rows: 3, learners: [2, 3], health: { 3: health } })).toBe('*1+2,3')
   })
 })
 
-const dead = { silentMs: 3_600_000, healthyForMs: 0, lag: 9 }
-const suspect = { silentMs: 20_000, healthyForMs: 0, lag: 9 }
+const dead = { silentMs: 3_600_000, healthyForMs: undefined, lag: 9 }
+const suspect = { silentMs: 20_000, healthyForMs: undefined, lag: 9 }
 
 describe('a voter that is lost', () => {
   test('a learner takes the seat of a dead voter in one step', () => {
