@@ -35,6 +35,7 @@ const folderMayUse: Readonly<Record<string, readonly string[]>> = {
 /** Single files that others than their own folder may use for their values, and why. */
 const openFiles: Readonly<Record<string, string>> = {
   'src/config.ts': 'pure parsing of addresses; its environment is an argument',
+  'src/config-cluster.ts': 'pure parsing of addresses; its environment is an argument',
   'src/exec/docker/auth.ts': 'pure parsing of Docker configurations',
   'src/exec/docker/reference.ts': 'pure parsing of names of images',
   'src/log.ts': 'makes the logger that is handed down',
@@ -60,6 +61,7 @@ const coreFiles = [
   /^src\/exec\/docker\/(format-\w+|refusal|sniff)\.ts$/,
   /^src\/store\/apply(-nodes)?\.ts$/,
   /^src\/lb\/(ring|score)\.ts$/,
+  /^src\/cluster\/(autopilot|advice)\.ts$/,
   /^src\/raft\/(types|quorum|confchange|log|progress|readindex|core|role-\w+|describe)\.ts$/,
 ]
 /** Pure files that only serve a core: a core may use them, and they obey the same rules. */
@@ -319,6 +321,7 @@ describe('what is published', () => {
       [
         ...codeOf('src/config.ts').matchAll(variables),
         ...codeOf('src/config-docker.ts').matchAll(variables),
+        ...codeOf('src/config-cluster.ts').matchAll(variables),
       ].map(([name]) => name),
     )
     const page = new Set(textOf('docs/configuration.md').match(variables) ?? [])
