@@ -22,6 +22,7 @@ const folderMayUse: Readonly<Record<string, readonly string[]>> = {
   'src/http': [],
   'src/raft': [],
   'src/store': [],
+  'src/cluster': [],
   'src/exec': ['src/http'],
   'src/watch': ['src/http'],
   'src/lb': ['src/http'],

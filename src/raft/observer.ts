@@ -41,7 +41,7 @@ export interface DriverObserver {
    * event, 0 where they are not known.
    */
   snapshot(event: SnapshotEvent, peer: NodeId, bytes: number, ms: number): void
-  /** Role, leader (0: none is known) or term are not what they were. Also told once at the start. */
+  /** Role, leader (0: none is known) or term changed. Also told once at the start. */
   leaderChanged(role: Role, lead: NodeId, term: number): void
   /** The leader was silent for too long, or an election came to nothing: this node stands. */
   electionTimeout(term: number): void
