@@ -56,7 +56,7 @@ const putRoute = {
     security,
     summary: 'Upload a bundle',
     description:
-      'The body is the archive; its SHA-256 must be the name. Uploading it again changes nothing. ' +
+      'The body is the archive; its SHA-256 must be the name. Again changes nothing. ' +
       'In a cluster it is answered when a majority of the voters has it on the disk.',
     requestBody: {
       required: true,
