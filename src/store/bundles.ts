@@ -32,7 +32,7 @@ export interface Bundle {
 /** The bytes that a bundle was made from. */
 export interface BundleTar {
   readonly bytes: number
-  /** Opens the file when it is iterated; throws when the bundle was removed before that. */
+  /** The iteration throws when the bundle is removed meanwhile. */
   readonly chunks: AsyncIterable<Uint8Array>
 }
 
@@ -131,7 +131,9 @@ export class Bundles implements AsyncDisposable {
     if (!namePattern.test(hash)) return undefined
     const path = this.#tarPath(hash)
     const found = statSync(path, { throwIfNoEntry: false })
-    return found === undefined ? undefined : { bytes: found.size, chunks: chunksOf(path) }
+    return found === undefined
+      ? undefined
+      : { bytes: found.size, chunks: chunksOf(path, found.size) }
   }
 
   /** Undefined when this node does not hold the bundle. */
@@ -241,17 +243,12 @@ async function* copied(
   }
 }
 
-async function* chunksOf(path: string): AsyncGenerator<Uint8Array> {
-  const file = await open(path, 'r')
-  try {
-    for (;;) {
-      // A buffer of its own for each: whoever takes it may still be sending it.
-      const { bytesRead, buffer } = await file.read(new Uint8Array(chunkBytes), 0, chunkBytes)
-      if (bytesRead === 0) return
-      yield buffer.subarray(0, bytesRead)
-    }
-  } finally {
-    await file.close()
+/** Opens the file for each chunk, so that whoever stops in the middle leaves nothing open. */
+async function* chunksOf(path: string, bytes: number): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < bytes; at += chunkBytes) {
+    yield await Bun.file(path)
+      .slice(at, Math.min(at + chunkBytes, bytes))
+      .bytes()
   }
 }
 
