@@ -37,6 +37,12 @@ const table = {
   },
   'write-overload': { status: 503, message: 'Too many pending changes', retryAfterS: 1 },
 
+  // Nodes.
+  'upgrade-pending': {
+    status: 409,
+    message: 'Not before every node of the cluster runs a version of fnd that knows this change',
+  },
+
   // Apps.
   'app-id-given': { status: 400, message: 'App ID cannot be supplied on create' },
   'app-name-missing': { status: 400, message: 'Missing Name' },
