@@ -35,6 +35,14 @@ const table = {
     status: 500,
     message: 'The data directory failed while writing; this change may or may not be kept',
   },
+  'no-leader': { status: 503, message: 'The cluster has no leader now', retryAfterS: 1 },
+  behind: { status: 503, message: 'This node is behind', retryAfterS: 1 },
+  'transfer-failed': { status: 503, message: 'Leadership was not handed over', retryAfterS: 1 },
+  'outcome-unknown': {
+    status: 503,
+    message: 'Whether the change was made is not known: look before asking again',
+    retryAfterS: 1,
+  },
   'write-overload': { status: 503, message: 'Too many pending changes', retryAfterS: 1 },
 
   // Nodes.

@@ -114,7 +114,10 @@ export interface Ready {
   readonly committed: readonly Entry[]
   /** May leave before anything is persisted. */
   readonly messages: readonly Message[]
-  /** Answers that promise durability: they leave after everything above is persisted. */
+  /**
+   * Leave after everything above is persisted: answers that promise durability, and `MsgVote`,
+   * whose term and log must not be forgotten once others voted for them.
+   */
   readonly answers: readonly Message[]
   /** Reads whose index is known and confirmed: serve them once that index is applied. */
   readonly reads: readonly ReadState[]

@@ -17,6 +17,7 @@ import { DataLock } from './lock.ts'
 import { LmdbLog } from './log.ts'
 import { Queries } from './queries.ts'
 import { RouteTable } from './routes.ts'
+import { SingleLog } from './single-log.ts'
 import type { State } from './state.ts'
 
 export interface StoreOptions {
@@ -57,13 +58,13 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const db = opening.use(new StateDb(join(storeDir, 'state.db')))
   const log = await LmdbLog.open({
     dir: storeDir,
-    identity: () => ({ clusterId: randomUUID(), nodeId: randomUUID() }),
+    identity: () => ({ clusterId: randomUUID(), nodeId: 1, uuid: randomUUID() }),
     freeBytesMin: options.freeBytesMin ?? freeBytesMin,
   })
   let replicator: SingleMember
   try {
     replicator = SingleMember.open({
-      log,
+      log: new SingleLog(log),
       machine: db,
       onFatal: options.onFatal,
       ...(options.limits === undefined ? {} : { limits: options.limits }),
@@ -84,8 +85,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     bundles,
     status: () => ({
       ...replicator.status(),
-      clusterId: log.hardState.clusterId,
-      nodeId: log.hardState.nodeId,
+      clusterId: log.identity.clusterId,
+      nodeId: log.identity.uuid,
       stateHash: db.stateHash,
     }),
     // In reverse order of opening: the lock goes last.

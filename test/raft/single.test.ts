@@ -1,9 +1,10 @@
 import { afterEach, describe, expect, test } from 'bun:test'
 import { FndError } from '../../src/errors.ts'
 import type { Append, EntryLog } from '../../src/raft/entry-log.ts'
-import { type SingleLimits, SingleMember } from '../../src/raft/single.ts'
 import type { CommittedEntry, StateMachine } from '../../src/raft/replicator.ts'
+import { type SingleLimits, SingleMember } from '../../src/raft/single.ts'
 import { LmdbLog } from '../../src/store/log.ts'
+import { SingleLog } from '../../src/store/single-log.ts'
 import { temporaryDir } from '../store/sample.ts'
 
 /** Collects first bytes, in memory, as if on a disk of its own. */
@@ -36,9 +37,9 @@ class Watched implements EntryLog {
   readonly appends: Append[] = []
   /** Thrown instead of the next appends. */
   readonly faults: Error[] = []
-  readonly #log: LmdbLog
+  readonly #log: SingleLog
 
-  constructor(log: LmdbLog) {
+  constructor(log: SingleLog) {
     this.#log = log
   }
 
@@ -87,13 +88,8 @@ async function openMember(
   machine: Collector = new Collector(),
   limits: Partial<SingleLimits> = {},
 ) {
-  const log = new Watched(
-    await LmdbLog.open({
-      dir,
-      identity: () => ({ clusterId: 'c', nodeId: 'n' }),
-      freeBytesMin: 0,
-    }),
-  )
+  const identity = () => ({ clusterId: 'c', nodeId: 1, uuid: 'n' })
+  const log = new Watched(new SingleLog(await LmdbLog.open({ dir, identity, freeBytesMin: 0 })))
   const fatal: Error[] = []
   const onFatal = (error: Error) => fatal.push(error)
   const member = SingleMember.open({ log, machine, onFatal, limits })
