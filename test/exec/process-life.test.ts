@@ -163,7 +163,7 @@ test('isolation that is required and cannot be had is refused', async () => {
   place.remove()
 })
 
-test('a bundle that is on another node is brought before the start, once it is missed', async () => {
+test('a bundle that is on another node is brought before the start', async () => {
   const place = new Place()
   const asked: string[] = []
   await using driver = await place.open({
