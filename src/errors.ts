@@ -46,6 +46,9 @@ const table = {
   'write-overload': { status: 503, message: 'Too many pending changes', retryAfterS: 1 },
 
   // Nodes.
+  'node-not-found': { status: 404, message: 'Node not found' },
+  'node-exists': { status: 409, message: 'Another node has this id' },
+  'snapshot-invalid': { status: 400, message: 'Invalid snapshot' },
   'upgrade-pending': {
     status: 409,
     message: 'Not before every node of the cluster runs a version of fnd that knows this change',

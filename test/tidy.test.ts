@@ -56,7 +56,7 @@ const pairs: readonly (readonly [string, string])[] = [
 const coreFiles = [
   /^src\/exec\/(call|pool|scale|eviction)\.ts$/,
   /^src\/exec\/docker\/(format-\w+|refusal|sniff)\.ts$/,
-  /^src\/store\/apply\.ts$/,
+  /^src\/store\/apply(-nodes)?\.ts$/,
   /^src\/lb\/(ring|score)\.ts$/,
   /^src\/raft\/(types|quorum|confchange|log|progress|readindex|core|role-\w+|describe)\.ts$/,
 ]

@@ -21,6 +21,15 @@ export async function fsyncDir(path: string): Promise<void> {
   }
 }
 
+export function fsyncDirSync(path: string): void {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY)
+  try {
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
+  }
+}
+
 /** Makes a directory and its parents, on the disk. */
 export async function makeDir(path: string, mode: number): Promise<void> {
   const first = mkdirSync(path, { recursive: true, mode })
