@@ -175,6 +175,11 @@ const table = {
   'bundle-invalid': { status: 400, message: 'Invalid bundle' },
   'bundle-too-large': { status: 413, message: 'Bundle too large for this server' },
   'bundle-not-found': { status: 404, message: 'Bundle not found' },
+  'no-quorum': {
+    status: 503,
+    message: 'Not on a majority of the voters yet',
+    retryAfterS: 5,
+  },
   'call-not-found': { status: 404, message: 'Call not found' },
   'too-many-followers': {
     status: 503,
@@ -291,6 +296,11 @@ const table = {
     status: 502,
     message:
       'The Docker daemon does not see the directory for sockets (FND_IOFS_PATH, FND_IOFS_DOCKER_PATH)',
+  },
+  'bundle-unreachable': {
+    status: 503,
+    message: 'The bundle is not on this node, and could not be fetched from the others',
+    retryAfterS: 5,
   },
   'image-driver-missing': {
     status: 502,

@@ -23,6 +23,7 @@ const folderMayUse: Readonly<Record<string, readonly string[]>> = {
   'src/raft': [],
   'src/cluster': [],
   'src/store': [],
+  'src/cluster': [],
   'src/exec': ['src/http'],
   'src/watch': ['src/http'],
   'src/lb': ['src/http'],
