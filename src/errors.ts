@@ -40,6 +40,8 @@ const table = {
   // Nodes.
   'node-exists': { status: 409, message: 'Another node has this id' },
   'snapshot-invalid': { status: 400, message: 'Invalid snapshot' },
+  'snapshot-failed': { status: 500, message: 'No snapshot of the state could be taken' },
+  'backup-invalid': { status: 400, message: 'Invalid backup' },
   'upgrade-pending': {
     status: 409,
     message: 'Not before every node of the cluster runs a version of fnd that knows this change',

@@ -80,9 +80,15 @@ const coreParts = [
 
 /**
  * Where programs begin. The worker runs in processes of functions; the addon loader is reached
- * through a module that build.ts writes.
+ * through a module that build.ts writes; the vacuum thread is found by its URL.
  */
-const entryFiles = ['src/main.ts', 'src/exec/worker.ts', 'src/store/lmdb-addon.ts', 'build.ts']
+const entryFiles = [
+  'src/main.ts',
+  'src/exec/worker.ts',
+  'src/store/lmdb-addon.ts',
+  'src/store/vacuum-thread.ts',
+  'build.ts',
+]
 
 /** The only readers of the environment. The worker's is the contract with the function. */
 const environmentReaders = [/^src\/config\.ts$/, /^src\/exec\/worker[\w-]*\.ts$/]
