@@ -33,7 +33,10 @@ export function versionToRaise({ clusterVersion, conf, nodes }: UpgradeView): nu
  * Why a command that needs version `needed` may not be proposed; undefined: it may. `needed` is
  * infinite for one that this fnd does not know.
  */
-export function upgradeRefusal(needed: number, view: UpgradeView): FndError | undefined {
+export function upgradeRefusal(
+  needed: number,
+  view: Pick<UpgradeView, 'clusterVersion' | 'nodes'>,
+): FndError | undefined {
   if (needed <= view.clusterVersion) return undefined
   const older = view.nodes.filter(({ commandVersion }) => commandVersion < needed)
   const names = older.map(({ id, name, version }) => `node ${id} (${name}) runs ${version}`)
@@ -44,7 +47,7 @@ export function upgradeRefusal(needed: number, view: UpgradeView): FndError | un
 /** Why a node that understands commands up to `commandVersion` may not join; undefined: it may. */
 export function joinRefusal(
   commandVersion: number,
-  { clusterVersion, nodes }: UpgradeView,
+  { clusterVersion, nodes }: Pick<UpgradeView, 'clusterVersion' | 'nodes'>,
 ): string | undefined {
   if (commandVersion >= clusterVersion) return undefined
   const fit = nodes.filter(node => node.commandVersion >= clusterVersion)
