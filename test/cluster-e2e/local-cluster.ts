@@ -1,4 +1,4 @@
-/** Several fnds of one machine that are one cluster: processes on loopback, each on its own data. */
+/** Several fnds of one machine as one cluster: processes on loopback, each on its own data. */
 import { createServer } from 'node:net'
 import { Fnd, until } from '../e2e/fnd.ts'
 
