@@ -64,7 +64,7 @@ const coreFiles = [
   /^src\/exec\/docker\/(format-\w+|refusal|sniff)\.ts$/,
   /^src\/store\/apply(-nodes)?\.ts$/,
   /^src\/lb\/(ring|score)\.ts$/,
-  /^src\/cluster\/(autopilot|advice)\.ts$/,
+  /^src\/cluster\/(autopilot|advice|upgrade)\.ts$/,
   /^src\/raft\/(types|quorum|confchange|log|progress|readindex|core|role-\w+|describe)\.ts$/,
 ]
 /** Pure files that only serve a core: a core may use them, and they obey the same rules. */
