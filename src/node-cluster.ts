@@ -350,7 +350,7 @@ function makeJoins(parts: {
     propose: async request => {
       const { uuid, name, apiUrl, version: theirs, commandVersion: known, address } = request
       const view = { clusterVersion: store.state.clusterVersion(), nodes: store.state.nodes() }
-      const refusal = joinRefusal(known, { ...view, conf: store.member.status().confState })
+      const refusal = joinRefusal(known, view)
       if (refusal !== undefined) throw new FndError('join-refused', { detail: refusal })
       const fields = { uuid, name, apiUrl, version: theirs, commandVersion: known }
       const join = { ...fields, peerAddress: address, atMs: Date.now() }

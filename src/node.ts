@@ -249,7 +249,7 @@ function makeExec(config: Config, { store, spread }: ClusterNode, parts: ExecPar
     waitMs: config.limits.waitMs,
   }
   const invocations = new Invocations({ runner, specOf, code })
-  store.bundles.onArrival(() => invocations.codeArrived())
+  store.bundles.onStored(() => invocations.codeArrived())
   store.routes.onChange(({ fnId, before, after }) => {
     const hash = after === undefined ? undefined : bundleOf(after)
     if (hash !== undefined) spread.want(hash)
