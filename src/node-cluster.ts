@@ -360,12 +360,15 @@ function makeMembership(made: {
   const { clusterId, nodeId } = store.identity
   const { member, group } = store
   const propose = (command: Command) => store.propose(command)
+  // A disk without room keeps this node from leading, and perhaps the others as well.
+  const whyLeaderless = () =>
+    member.isStarved ? new FndError('disk-full') : members.whyLeaderless()
   const forward = new Forwarder({
     nodeId,
     peers,
     electionTimeoutMs,
     nowMs: () => Date.now(),
-    whyLeaderless: () => members.whyLeaderless(),
+    whyLeaderless,
     member: {
       propose,
       get lead() {
@@ -405,11 +408,7 @@ function makeMembership(made: {
     drainCalls: parts.drainCalls,
     onOut: parts.onOut,
   })
-  const fresh = new Freshness({
-    member,
-    electionTimeoutMs,
-    whyLeaderless: () => members.whyLeaderless(),
-  })
+  const fresh = new Freshness({ member, electionTimeoutMs, whyLeaderless })
   return { forward, members, fresh }
 }
 
