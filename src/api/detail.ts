@@ -22,6 +22,7 @@ export type SchemaName =
   | 'Leader'
   | 'PendingJoin'
   | 'PendingJoinList'
+  | 'Joined'
   | 'JoinToken'
   | 'Leaving'
   | 'Status'

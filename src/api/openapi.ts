@@ -7,6 +7,7 @@ import { imagesSchema, prepareBody } from './fnd/images.ts'
 import { statusSchema } from './fnd/node.ts'
 import {
   approveBody,
+  joinedSchema,
   leaderSchema,
   nodeListSchema,
   nodeSchema,
@@ -59,6 +60,7 @@ const schemas: Readonly<Record<SchemaName, object>> = {
   Leader: leaderSchema,
   PendingJoin: pendingSchema,
   PendingJoinList: listOf('PendingJoin'),
+  Joined: joinedSchema,
   JoinToken: tokenSchema,
   Leaving: leavingSchema,
   Status: statusSchema,

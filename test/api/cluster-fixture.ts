@@ -98,7 +98,7 @@ export class ClusterFixture implements ClusterControl {
   async approve(fingerprint: string) {
     this.#ask(`approve ${fingerprint}`)
     if (fingerprint !== this.#pending.fingerprint) throw new FndError('join-not-found')
-    return this.#pending
+    return 4
   }
 
   async mintToken(lifeMs: number) {
@@ -115,8 +115,10 @@ export class ClusterFixture implements ClusterControl {
     fingerprint: 'ab12-cd34',
     name: 'n4',
     address: '10.0.0.4:8081',
+    remoteAddress: '10.0.0.4',
+    apiUrl: 'http://10.0.0.4:8080',
     version: '0.1.0',
-    askedMs: Date.parse('2026-11-20T10:14:50.102Z'),
+    sinceMs: Date.parse('2026-11-20T10:14:50.102Z'),
   }
 
   #ask(what: string): void {

@@ -16,8 +16,8 @@ const backupRoute = {
     summary: 'Download a backup',
     description:
       'Everything that a new cluster needs: state, bundles and keys, as this node has them. It ' +
-      'is secret. `Fnd-Applied-Index` says of which change it is; `fnd restore` checks that it is ' +
-      'whole.',
+      'is secret. `Fnd-Applied-Index` says of which change it is; `fnd restore` checks that it ' +
+      'is whole.',
     responses: responses(
       {
         200: {

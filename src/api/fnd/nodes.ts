@@ -59,11 +59,18 @@ export const pendingSchema = t.Object(
   {
     fingerprint: t.String({ description: 'Of its key; the node itself prints the same.' }),
     name: t.String(),
-    address: t.String({ description: 'Where it says that it is reached.' }),
+    address: t.String({ description: 'Where it says that its peer port is.' }),
+    remote_address: t.String({ description: 'Where it connects from.' }),
+    api_url: t.String(),
     version: t.String(),
     asked_at: t.String({ description: 'RFC 3339, UTC.' }),
   },
   { description: 'A node that asks to join and has no token.' },
+)
+
+export const joinedSchema = t.Object(
+  { node_id: t.Number({ description: 'Its id in the cluster.' }) },
+  { description: 'A node that was let in.' },
 )
 
 export const clusterSchema = t.Object(
@@ -204,7 +211,7 @@ const approveRoute = {
     security,
     summary: 'Let a node join',
     description: `Compare the fingerprint with what the node itself prints. ${viaLeader}`,
-    responses: responses({ 200: json('PendingJoin', 'It joins') }, 400, 404, 503),
+    responses: responses({ 200: json('Joined', 'It is a node') }, 400, 404, 503),
   },
 }
 
@@ -253,8 +260,16 @@ export function clusterToWire(status: ClusterStatus): object {
 }
 
 function pendingToWire(pending: PendingJoin): object {
-  const { fingerprint, name, address, version, askedMs } = pending
-  return { fingerprint, name, address, version, asked_at: timeText(askedMs) }
+  const { fingerprint, name, address, remoteAddress, apiUrl, version, sinceMs } = pending
+  return {
+    fingerprint,
+    name,
+    address,
+    remote_address: remoteAddress,
+    api_url: apiUrl,
+    version,
+    asked_at: timeText(sinceMs),
+  }
 }
 
 function idFrom(parameter: unknown): number {
@@ -296,7 +311,7 @@ export function nodesApi(parts: ClusterParts) {
     )
     .post(
       '/fnd/v1/nodes/approve',
-      async ({ body }) => jsonResponse(pendingToWire(await cluster.approve(body.fingerprint))),
+      async ({ body }) => jsonResponse({ node_id: await cluster.approve(body.fingerprint) }),
       approveRoute,
     )
     .post(

@@ -115,12 +115,16 @@ describe('nodes', () => {
       fingerprint: 'ab12-cd34',
       name: 'n4',
       address: '10.0.0.4:8081',
+      remote_address: '10.0.0.4',
+      api_url: 'http://10.0.0.4:8080',
       version: '0.1.0',
       asked_at: '2026-11-20T10:14:50.102Z',
     }
     expect(waiting.body).toEqual({ items: [one] })
     const path = '/fnd/v1/nodes/approve'
-    expect((await api.call('POST', path, { fingerprint: 'ab12-cd34' })).body).toEqual(one)
+    expect((await api.call('POST', path, { fingerprint: 'ab12-cd34' })).body).toEqual({
+      node_id: 4,
+    })
     expect((await api.call('POST', path, { fingerprint: 'zz' })).status).toBe(404)
     expect((await api.call('POST', path, {})).body).toMatchObject({ field: 'fingerprint' })
     expect((await api.call('POST', path, { fingerprint: 7 })).status).toBe(400)
