@@ -8,10 +8,14 @@ export class ClusterFixture implements ClusterControl {
   readonly asked: string[] = []
   readonly states = new Map<number, NodeState>()
   leaderId: number | undefined = 1
+  readonly gone = new Set<number>()
+  /** A node that is to be taken out stays. */
+  isStuck = false
   /** What the next wish fails with. */
   failure: ErrorCode | undefined
   warnings: ClusterStatus['warnings'] = []
   health: ClusterStatus['health'] = 'healthy'
+  onLeave: () => void = () => {}
 
   report(id: number): NodeReport {
     const isSelf = id === 1
@@ -59,11 +63,17 @@ export class ClusterFixture implements ClusterControl {
   }
 
   async nodes() {
-    return { seenBy: 1, leaderId: this.leaderId, nodes: [1, 2, 3].map(id => this.report(id)) }
+    return {
+      seenBy: 1,
+      leaderId: this.leaderId,
+      nodes: [1, 2, 3].filter(id => !this.gone.has(id)).map(id => this.report(id)),
+    }
   }
 
   async remove(id: number, isForced: boolean): Promise<void> {
     this.#ask(`remove ${id}${isForced ? ' by force' : ''}`)
+    this.states.set(id, 'leaving')
+    if (!this.isStuck) this.gone.add(id)
   }
 
   async drain(id: number): Promise<void> {
@@ -109,6 +119,7 @@ export class ClusterFixture implements ClusterControl {
 
   async leave(): Promise<void> {
     this.#ask('leave')
+    this.onLeave()
   }
 
   readonly #pending = {

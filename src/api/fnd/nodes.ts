@@ -328,8 +328,9 @@ export function nodesApi(parts: ClusterParts) {
       '/fnd/v1/nodes/:node_id',
       async ({ params, query }) => {
         const id = idFrom(params.node_id)
+        const force = isForced(query.force)
         const node = await nodeBody(cluster, id)
-        await cluster.remove(id, isForced(query.force))
+        await cluster.remove(id, force)
         return jsonResponse({ ...node, state: 'leaving' }, 202)
       },
       deleteRoute,

@@ -1,13 +1,13 @@
 /** How a machine becomes a node, and how this node stops being one. */
 import { Elysia, t } from 'elysia'
 import type { ClusterControl } from '../../cluster/control.ts'
+import { tokenLifeMsDefault, tokenLifeMsMax } from '../../config-cluster.ts'
 import { type AdminParts, adminGuard } from '../admin.ts'
 import { json, responses, adminSecurity as security } from '../detail.ts'
 import { jsonResponse, timeText } from '../v2/json.ts'
 import * as wire from '../v2/schemas.ts'
 
-const lifeSDefault = 24 * 3600
-const lifeSMax = 30 * 24 * 3600
+const lifeSMax = tokenLifeMsMax / 1000
 
 export const tokenBody = wire.wireObject(
   {
@@ -68,7 +68,7 @@ export function tokenApi(parts: AdminParts & { readonly cluster: ClusterControl 
     .post(
       '/fnd/v1/token',
       async ({ body }) => {
-        const lifeMs = (body.ttl_s ?? lifeSDefault) * 1000
+        const lifeMs = body.ttl_s === undefined ? tokenLifeMsDefault : body.ttl_s * 1000
         const { token, expiresMs, address } = await cluster.mintToken(lifeMs)
         return jsonResponse({ token, expires_at: timeText(expiresMs), address })
       },

@@ -13,6 +13,7 @@ afterAll(() => api[Symbol.asyncDispose]())
 beforeEach(() => {
   cluster.asked.length = 0
   cluster.states.clear()
+  cluster.gone.clear()
   cluster.failure = undefined
   cluster.leaderId = 1
 })
