@@ -3,6 +3,7 @@
  *
  * <data>/lock.db     one fnd per directory        <data>/store/state.db  SQLite
  * <data>/bundles/    code                         <data>/store/log.mdb   LMDB: log, hard state
+ * <data>/store/snapshots/, staged/  snapshots on their way out, and in
  */
 import { randomUUID } from 'node:crypto'
 import { join, resolve } from 'node:path'
@@ -16,8 +17,11 @@ import { makeDir } from './fsync.ts'
 import { DataLock } from './lock.ts'
 import { LmdbLog } from './log.ts'
 import { Queries } from './queries.ts'
+import { finishInstall } from './recover.ts'
 import { RouteTable } from './routes.ts'
 import { SingleLog } from './single-log.ts'
+import { Snapshots } from './snapshots.ts'
+import { Staging } from './staging.ts'
 import type { State } from './state.ts'
 
 export interface StoreOptions {
@@ -41,6 +45,8 @@ export interface Store extends AsyncDisposable {
   readonly routes: RouteTable
   readonly replicator: Replicator
   readonly bundles: Bundles
+  readonly snapshots: Snapshots
+  readonly staging: Staging
   status(): StoreStatus
 }
 
@@ -55,14 +61,18 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   opening.use(new DataLock(dataDir))
   const storeDir = join(dataDir, 'store')
   await makeDir(storeDir, 0o700)
-  const db = opening.use(new StateDb(join(storeDir, 'state.db')))
+  const database = join(storeDir, 'state.db')
+  const stagedDir = join(storeDir, 'staged')
+  const db = opening.use(new StateDb(database, { stagedDir }))
+  const reserve = { freeBytesMin: options.freeBytesMin ?? freeBytesMin }
   const log = await LmdbLog.open({
     dir: storeDir,
     identity: () => ({ clusterId: randomUUID(), nodeId: 1, uuid: randomUUID() }),
-    freeBytesMin: options.freeBytesMin ?? freeBytesMin,
+    ...reserve,
   })
   let replicator: SingleMember
   try {
+    await finishInstall(log, db)
     replicator = SingleMember.open({
       log: new SingleLog(log),
       machine: db,
@@ -78,12 +88,16 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   db.onChanges(changes => routes.update(changes))
   db.onReset(() => routes.reset(db.rows))
   const bundles = opening.use(new Bundles(join(dataDir, 'bundles')))
+  const snapshots = new Snapshots({ database, dir: join(storeDir, 'snapshots') })
+  const staging = new Staging({ dir: stagedDir, keep: log.installing, ...reserve })
   const parts = opening.move()
   return {
     state: new ReplicatedState(db, replicator),
     routes,
     replicator,
     bundles,
+    snapshots,
+    staging,
     status: () => ({
       ...replicator.status(),
       clusterId: log.identity.clusterId,
