@@ -267,8 +267,9 @@ export function connectTls(options: ConnectOptions): Promise<Connected> {
     let link: Link | undefined
     const fail = (reason: string, isStranger = false) => {
       clearTimeout(timer)
-      link?.destroy()
+      // First, since the end of the link has a reason as well, which is not the cause.
       resolve({ ok: false, reason, isStranger })
+      link?.destroy()
     }
     const timer = setTimeout(() => fail('no answer in time'), options.timeoutMs)
     const closed = (reason: string | undefined) => fail(reason ?? 'it closed the connection')
