@@ -81,6 +81,14 @@ export class Link {
     return plainAddress(this.#socket.localAddress)
   }
 
+  get remotePort(): number {
+    return this.#socket.remotePort
+  }
+
+  get localPort(): number {
+    return this.#socket.localPort
+  }
+
   /** Takes all of it. What it returns says whether the kernel did too. */
   write(bytes: Uint8Array): boolean {
     if (this.#isClosed || this.#isEnding) return false

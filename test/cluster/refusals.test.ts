@@ -265,7 +265,9 @@ describe('bytes that are no protocol', () => {
       hostname: '127.0.0.1',
       port: peer.peers.port,
       socket: {
-        open: socket => socket.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n'),
+        open: socket => {
+          socket.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n')
+        },
         data: () => undefined,
         close: () => {
           isClosed = true
