@@ -6,6 +6,7 @@ import { X509Certificate } from 'node:crypto'
 import { join } from 'node:path'
 import { adoptAdminToken, ensureAdminToken } from './api/auth.ts'
 import { systemClock } from './clock.ts'
+import { Announcer } from './cluster/announcer.ts'
 import { Authority } from './cluster/authority.ts'
 import { BundleSpread } from './cluster/bundle-spread.ts'
 import { advertised, type Entry, enter } from './cluster/entry.ts'
@@ -17,6 +18,7 @@ import { Members, type NodeRows } from './cluster/members.ts'
 import { PeerWatch } from './cluster/peer-watch.ts'
 import { ClusterPeers, type PeerEvents } from './cluster/peers.ts'
 import { RaftLog } from './cluster/raft-log.ts'
+import { Roll } from './cluster/roll.ts'
 import { SnapshotTransfer } from './cluster/snapshot-transfer.ts'
 import { mintToken } from './cluster/token.ts'
 import { connectTls } from './cluster/transport.ts'
@@ -27,9 +29,8 @@ import { FndError, StartError } from './errors.ts'
 import type { Logger } from './log.ts'
 import { tellBoth } from './raft/observer.ts'
 import type { Network } from './raft/ports.ts'
-import type { NodeId } from './raft/types.ts'
 import { commandVersion } from './store/codec.ts'
-import type { Command, NodeJoin, Outcome } from './store/commands.ts'
+import type { Command, Outcome } from './store/commands.ts'
 import { fsyncDir, writeWhole } from './store/fsync.ts'
 import type { Node } from './store/objects.ts'
 import { openStore, type Store } from './store/replica.ts'
@@ -67,7 +68,6 @@ export interface ClusterNode extends AsyncDisposable {
 /** Ticks of the shortest election timeout, and between heartbeats. */
 const electionTick = 20
 const heartbeatTick = 2
-const announceEveryMs = 500
 const peerWatchMs = 1000
 const bundlePrefix = 'bundle:'
 
@@ -88,7 +88,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
     isFirst: store.state.nodes().every(({ id }) => id === nodeId),
   })
   opening.defer(() => authority.stop())
-  const roll = new Roll(store, entered.entry)
+  const roll = new Roll(store, (entered.entry?.joined?.nodes ?? []) as Node[])
   const port = entered.entry?.port ?? config.cluster.peerListen.port
   const place = await advertised(config.cluster, port, config.cluster.join[0])
   const handlers = { calls: {}, uploads: {}, downloads: {} }
@@ -126,13 +126,17 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const watching = watchPeers(parts, peers)
   opening.defer(() => clearInterval(watching))
   store.member.start()
-  const announcer = new Announcer(parts, store, peers.address)
+  const announcer = new Announcer(nodeId, store.state)
   opening.defer(() => announcer.stop())
   const resources = opening.move()
   return {
     ...{ store, secrets, peers, spread, members: made.members, fresh: made.fresh },
     address: peers.address,
-    announce: apiUrl => announcer.announce(apiUrl),
+    announce: apiUrl =>
+      announcer.announce({
+        ...{ uuid: store.identity.uuid, name: config.cluster.name, apiUrl, version },
+        ...{ commandVersion, peerAddress: peers.address },
+      }),
     handOver: () => handOver(store, made.members),
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
@@ -227,44 +231,6 @@ async function mustBeOfThisCluster(config: Config, store: Store): Promise<void> 
       `another (${other}): joining would lose what is in it. Give an empty directory with --data, ` +
       'or drop --join; `fnd backup` keeps what is here.',
   )
-}
-
-/** Who the other nodes are: by the rows, and by what nodes say before their rows are here. */
-class Roll {
-  readonly #store: Store
-  readonly #told = new Map<NodeId, string>()
-  #peers: ClusterPeers | undefined
-
-  constructor(store: Store, entry: Entry | undefined) {
-    this.#store = store
-    for (const node of (entry?.joined?.nodes ?? []) as Node[]) {
-      this.#told.set(node.id, node.peerAddress)
-    }
-    store.onNodes(() => this.#refresh())
-  }
-
-  tell(peers: ClusterPeers): void {
-    this.#peers = peers
-    this.#refresh()
-  }
-
-  /** A member said hello. */
-  met(id: NodeId, address: string): void {
-    if (this.#told.get(id) === address || this.#store.state.node(id) !== undefined) return
-    this.#told.set(id, address)
-    this.#refresh()
-  }
-
-  isRemoved(id: NodeId): boolean {
-    return id < this.#store.state.nextNodeId() && this.#store.state.node(id) === undefined
-  }
-
-  #refresh(): void {
-    const members = new Map<NodeId, string>()
-    for (const [id, address] of this.#told) if (!this.isRemoved(id)) members.set(id, address)
-    for (const { id, peerAddress } of this.#store.state.nodes()) members.set(id, peerAddress)
-    this.#peers?.setMembers([...members].map(([id, address]) => ({ id, address })))
-  }
 }
 
 function eventsOf(
@@ -499,50 +465,6 @@ function watchPeers({ log, recorder }: ClusterParts, peers: ClusterPeers) {
     forget: peer => recorder.forgetPeer(peer),
   })
   return setInterval(() => watch.look(), peerWatchMs)
-}
-
-/** Keeps this node's own row true: where it is, and what it understands. */
-class Announcer {
-  readonly #parts: ClusterParts
-  readonly #store: Store
-  readonly #address: string
-  #timer: Timer | undefined
-  #isStopped = false
-
-  constructor(parts: ClusterParts, store: Store, address: string) {
-    this.#parts = parts
-    this.#store = store
-    this.#address = address
-  }
-
-  announce(apiUrl: string): void {
-    const { identity, state } = this.#store
-    const { name } = this.#parts.config.cluster
-    const fields = { uuid: identity.uuid, name, apiUrl, version, commandVersion }
-    const wanted = { ...fields, peerAddress: this.#address }
-    const isSo = () => {
-      const row = state.node(identity.nodeId)
-      if (row === undefined) return identity.nodeId < state.nextNodeId()
-      return Object.entries(wanted).every(([key, value]) => row[key as keyof Node] === value)
-    }
-    const step = async () => {
-      if (this.#isStopped || isSo()) return
-      const join: NodeJoin = { ...wanted, id: identity.nodeId, atMs: Date.now() }
-      try {
-        await state.propose({ type: 'node.join', ...join })
-      } catch (error) {
-        // Tried again until there is a leader that takes it.
-        if (!(error instanceof FndError)) throw error
-        this.#timer = setTimeout(() => void step(), announceEveryMs)
-      }
-    }
-    void step()
-  }
-
-  stop(): void {
-    this.#isStopped = true
-    clearTimeout(this.#timer)
-  }
 }
 
 async function handOver(store: Store, members: Members): Promise<void> {
