@@ -5,9 +5,11 @@
 import { X509Certificate } from 'node:crypto'
 import { join } from 'node:path'
 import { adoptAdminToken, ensureAdminToken } from './api/auth.ts'
+import type { Backups } from './api/fnd/backup.ts'
 import { systemClock } from './clock.ts'
 import { Announcer } from './cluster/announcer.ts'
 import { Authority } from './cluster/authority.ts'
+import { BundleServer } from './cluster/bundle-serve.ts'
 import { BundleSpread } from './cluster/bundle-spread.ts'
 import { advertised, type Entry, enter } from './cluster/entry.ts'
 import { Forwarder } from './cluster/forward.ts'
@@ -29,6 +31,7 @@ import { FndError, StartError } from './errors.ts'
 import type { Logger } from './log.ts'
 import { tellBoth } from './raft/observer.ts'
 import type { Network } from './raft/ports.ts'
+import { exportBackup } from './store/backup.ts'
 import { commandVersion } from './store/codec.ts'
 import type { Command, Outcome } from './store/commands.ts'
 import { fsyncDir, writeWhole } from './store/fsync.ts'
@@ -53,6 +56,7 @@ export interface ClusterParts {
 export interface ClusterNode extends AsyncDisposable {
   readonly store: Store
   readonly secrets: SecretBox
+  readonly backups: Backups
   readonly peers: ClusterPeers
   readonly members: Members
   readonly fresh: Freshness
@@ -110,8 +114,9 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   })
   opening.defer(() => transfer.close())
   const spread = opening.use(makeSpread(store, peers, log))
+  const served = opening.use(new BundleServer(store.bundles))
   opening.use(made.members)
-  for (const each of [spread.handlers(), transfer.handlers()]) {
+  for (const each of [served.handlers, transfer.handlers()]) {
     Object.assign(handlers.calls, each.calls)
     Object.assign(handlers.uploads, each.uploads)
     Object.assign(handlers.downloads, each.downloads)
@@ -131,6 +136,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const resources = opening.move()
   return {
     ...{ store, secrets, peers, spread, members: made.members, fresh: made.fresh },
+    backups: backupsOf(config, store, secrets),
     address: peers.address,
     announce: apiUrl =>
       announcer.announce({
@@ -389,16 +395,8 @@ function makeMembership(made: {
     },
     rows: rowsOf(store, forward),
     joins: {
-      pending: () =>
-        joins.pending().map(({ sinceMs, ...pending }) => ({ ...pending, askedMs: sinceMs })),
-      approve: async fingerprint => {
-        const wanted = fingerprint.trim().toLowerCase()
-        const found = joins.pending().find(pending => pending.fingerprint === wanted)
-        if (found === undefined) return undefined
-        await joins.approve(wanted)
-        const { sinceMs, ...pending } = found
-        return { ...pending, askedMs: sinceMs }
-      },
+      pending: () => joins.pending(),
+      approve: fingerprint => joins.approve(fingerprint),
       mint: lifeMs => {
         const expiresMs = Date.now() + lifeMs
         return { token: mintToken(authority.pair, expiresMs), expiresMs, address: peers.address }
@@ -464,6 +462,35 @@ function watchPeers({ log, recorder }: ClusterParts, peers: ClusterPeers) {
     forget: peer => recorder.forgetPeer(peer),
   })
   return setInterval(() => watch.look(), peerWatchMs)
+}
+
+/** What a new cluster needs of this one, as of one moment. */
+function backupsOf(config: Config, store: Store, secrets: SecretBox): Backups {
+  return {
+    open: async () => {
+      const snapshot = await store.snapshots.take()
+      const { clusterId, nodeId } = store.identity
+      const token = new TextEncoder().encode(`${ensureAdminToken(config.dataDir)}\n`)
+      const parts = [
+        { path: 'secrets.key', bytes: secrets.shared() },
+        { path: 'admin.token', bytes: token },
+      ]
+      const origin = { version, clusterId, nodeId, createdMs: Date.now() }
+      return {
+        body: disposing(exportBackup(snapshot, origin, parts), snapshot),
+        index: snapshot.index,
+        fileName: `fnd-${snapshot.index}.backup`,
+      }
+    },
+  }
+}
+
+async function* disposing(
+  body: AsyncIterable<Uint8Array>,
+  held: Disposable,
+): AsyncGenerator<Uint8Array> {
+  using _held = held
+  yield* body
 }
 
 async function handOver(store: Store, members: Members): Promise<void> {

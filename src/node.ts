@@ -11,7 +11,6 @@ import { logsApi } from './api/logs.ts'
 import { metricsApi } from './api/metrics.ts'
 import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
-import { loneCluster } from './cluster/lone.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
 import { type AssertionError, FndError, StartError } from './errors.ts'
 import { type DockerParts, openDocker } from './exec/docker/open.ts'
@@ -335,7 +334,7 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     images: docker.images,
     secrets,
     reports,
-    ...loneCluster({ config, version, status: () => store.status() }),
+    ...{ cluster: cluster.members, fresh: cluster.fresh, backups: cluster.backups },
     token,
     version,
     counterOf: invoke.counterOf,
