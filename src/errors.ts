@@ -45,6 +45,37 @@ const table = {
   },
   'write-overload': { status: 503, message: 'Too many pending changes', retryAfterS: 1 },
 
+  // Nodes.
+  'node-not-found': { status: 404, message: 'Node not found' },
+  'node-exists': { status: 409, message: 'Another node has this id' },
+  'snapshot-invalid': { status: 400, message: 'Invalid snapshot' },
+  'upgrade-pending': {
+    status: 409,
+    message: 'Not before every node of the cluster runs a version of fnd that knows this change',
+  },
+  // Between nodes.
+  'peer-unreachable': {
+    status: 503,
+    message: 'Another node of the cluster cannot be reached',
+    retryAfterS: 1,
+  },
+  'peer-outcome-unknown': {
+    status: 503,
+    message: 'Another node did not answer; what it was asked for may or may not have been done',
+  },
+  'peer-method-unknown': {
+    status: 501,
+    message: 'Another node runs a version of fnd that does not know this request',
+  },
+  'join-refused': { status: 403, message: 'The cluster refused this node' },
+  'join-unreachable': {
+    status: 503,
+    message: 'No member of the cluster could be reached to join it',
+    retryAfterS: 1,
+  },
+  'join-not-found': { status: 404, message: 'No node with this fingerprint waits to join' },
+  'join-overload': { status: 503, message: 'Too many nodes wait to join', retryAfterS: 60 },
+
   // Apps.
   'app-id-given': { status: 400, message: 'App ID cannot be supplied on create' },
   'app-name-missing': { status: 400, message: 'Missing Name' },
@@ -144,12 +175,76 @@ const table = {
   'bundle-invalid': { status: 400, message: 'Invalid bundle' },
   'bundle-too-large': { status: 413, message: 'Bundle too large for this server' },
   'bundle-not-found': { status: 404, message: 'Bundle not found' },
+  'no-quorum': {
+    status: 503,
+    message: 'Not on a majority of the voters yet',
+    retryAfterS: 5,
+  },
   'call-not-found': { status: 404, message: 'Call not found' },
   'too-many-followers': {
     status: 503,
     message: 'Too many clients follow logs',
     retryAfterS: 10,
   },
+
+  // The cluster.
+  'no-leader': { status: 503, message: 'The cluster has no leader just now', retryAfterS: 1 },
+  'no-quorum': {
+    status: 503,
+    message: 'A majority of the voters cannot be reached',
+    retryAfterS: 5,
+  },
+  'outcome-unknown': {
+    status: 503,
+    message: 'The leader was lost before it answered; this change may or may not be kept',
+    retryAfterS: 1,
+  },
+  'peer-unreachable': {
+    status: 503,
+    message: 'Another node of the cluster cannot be reached',
+    retryAfterS: 1,
+  },
+  'peer-outcome-unknown': {
+    status: 503,
+    message: 'Another node of the cluster did not answer in time',
+    retryAfterS: 1,
+  },
+  'not-fresh': {
+    status: 503,
+    message: 'This node has not applied what the request asks to see',
+    retryAfterS: 1,
+  },
+  'node-removed': {
+    status: 409,
+    message: 'This node was removed from the cluster; to join it anew, empty its data directory',
+  },
+  'node-not-found': { status: 404, message: 'No such node' },
+  'node-unreachable': { status: 409, message: 'The node cannot be reached' },
+  'node-behind': { status: 409, message: 'The node has not caught up with the log' },
+  'node-draining': { status: 409, message: 'The node drains or leaves' },
+  'node-is-voter': { status: 409, message: 'The node is a voter already' },
+  'node-is-learner': { status: 409, message: 'The node is no voter' },
+  'node-is-leader': { status: 409, message: 'The node leads; transfer the leadership first' },
+  'last-node': {
+    status: 409,
+    message: 'There is no other node that could take over; to end the cluster, stop fnd',
+  },
+  'voters-even': {
+    status: 409,
+    message: 'Two voters survive no more failures than one; add a third node',
+  },
+  'no-successor': { status: 409, message: 'No other node that has caught up can take its place' },
+  'cluster-busy': {
+    status: 503,
+    message: 'The membership or the leadership is changing just now',
+    retryAfterS: 1,
+  },
+  'transfer-failed': {
+    status: 503,
+    message: 'The leadership was not handed over in time',
+    retryAfterS: 1,
+  },
+  'join-not-found': { status: 404, message: 'No node with this fingerprint waits to join' },
 
   // Calls.
   'call-key-required': { status: 401, message: 'This app asks for an invocation key' },
@@ -202,6 +297,11 @@ const table = {
     message:
       'The Docker daemon does not see the directory for sockets (FND_IOFS_PATH, FND_IOFS_DOCKER_PATH)',
   },
+  'bundle-unreachable': {
+    status: 503,
+    message: 'The bundle is not on this node, and could not be fetched from the others',
+    retryAfterS: 5,
+  },
   'image-driver-missing': {
     status: 502,
     message: 'Failed to pull image',
@@ -229,6 +329,11 @@ const table = {
 } as const satisfies Record<string, ErrorRow>
 
 export type ErrorCode = keyof typeof table
+
+/** For codes that other nodes name, which may be of another version. */
+export function isErrorCode(code: unknown): code is ErrorCode {
+  return typeof code === 'string' && Object.hasOwn(table, code)
+}
 
 export interface FndErrorOptions {
   /** Appended to the table's message after `: `, to name the culprit. */

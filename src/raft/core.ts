@@ -71,6 +71,11 @@ export class RaftCore {
   #hard: HardState
   #soft: { readonly lead: NodeId; readonly role: Role }
   #outstanding: Outstanding | undefined
+  /**
+   * A snapshot that came while a Ready is outstanding waits for `advance`: the changes of the
+   * configuration in that Ready are to be applied to the present configuration, not to a later one.
+   */
+  #deferred: Message | undefined
 
   /** Begins as a follower of nobody, with what `initial` and `log` remember. */
   constructor(config: CoreConfig, log: LogReader, initial: Initial) {
@@ -128,21 +133,30 @@ export class RaftCore {
    * answer, it must not come from a network, or its proposal was refused.
    */
   step(received: Message): undefined | 'not-known-peer' | 'local-message' | ProposalRefusal {
-    if (localTypes.has(received.type)) return 'local-message'
-    const isAnswer = answerTypes.has(received.type)
-    if (isAnswer && !this.#state.progress.has(received.from)) return 'not-known-peer'
+    const { type, from } = received
+    const { id, progress } = this.#state
+    if (localTypes.has(type)) return 'local-message'
+    if (answerTypes.has(type) && !progress.has(from)) return 'not-known-peer'
+    // What one promises oneself never takes this way. These two name whom they speak for.
+    const mayBeOwn = type === 'MsgProp' || type === 'MsgTransferLeader'
+    if (from === id && !mayBeOwn) return 'not-known-peer'
+    if (type === 'MsgSnap' && this.#outstanding !== undefined) {
+      this.#deferred = received
+      return undefined
+    }
     return this.#step(received)
   }
 
   #step(received: Message): ProposalRefusal | undefined {
     const state = this.#state
     const { type, term } = received
-    if (term > state.term) {
-      if (!this.#takeHigherTerm(received)) return undefined
-    } else if (term !== 0 && term < state.term) {
+    // Proposals are of no term: a former leader passes them on.
+    const isOfTerm = type !== 'MsgProp'
+    if (isOfTerm && term < state.term) {
       this.#answerLowerTerm(received)
       return undefined
     }
+    if (isOfTerm && term > state.term && !this.#takeHigherTerm(received)) return undefined
     if (type === 'MsgVote' || type === 'MsgPreVote') {
       answerVote(state, received)
       return undefined
@@ -329,6 +343,13 @@ export class RaftCore {
     assert(this.#outstanding !== undefined, 'a Ready is outstanding')
     const { ready, toOneself } = this.#outstanding
     this.#outstanding = undefined
+    this.#settle(ready, toOneself)
+    const deferred = this.#deferred
+    this.#deferred = undefined
+    if (deferred !== undefined) this.#step(deferred)
+  }
+
+  #settle(ready: Ready, toOneself: readonly Message[]): void {
     const state = this.#state
     const { log } = state
     for (const own of toOneself) this.#step(own)

@@ -254,9 +254,8 @@ export class RaftLog {
   }
 
   /** The stable log begins behind this snapshot, and the state machine is at its index. */
-  installed({ index, term }: Snapshot): void {
-    // A newer one may have arrived meanwhile.
-    if (this.#snapshot?.index !== index || this.#snapshot.term !== term) return
+  installed({ index }: Snapshot): void {
+    assert(this.#snapshot?.index === index, 'no other snapshot came meanwhile')
     this.#snapshot = undefined
     this.#isSnapshotHanded = false
     this.appliedTo(index)
@@ -264,10 +263,10 @@ export class RaftLog {
 
   /**
    * Entries up to this one are durable, if it is still this log's: another leader may have replaced
-   * it since it was handed out. While a snapshot waits, the stable log is about to be emptied.
+   * it since it was handed out.
    */
   persistedTo({ index, term }: Entry): void {
-    if (this.#snapshot !== undefined) return
+    assert(this.#snapshot === undefined, 'no snapshot is about to empty the stable log')
     if (index <= this.#persisted || this.term(index) !== term) return
     this.#persisted = index
     this.#handed = Math.max(this.#handed, index)

@@ -30,8 +30,8 @@ export interface DriverObserver {
   /** `count` of them ended. What was refused at once was `proposed` too. */
   proposal(outcome: ProposalOutcome, count: number): void
   /**
-   * Leader: how late a tick's heartbeats left after the ones before. Follower: time between two
-   * signs of life of the leader.
+   * Leader: time between two rounds of heartbeats that it sent. Follower: time between two signs of
+   * life of the same leader.
    */
   heartbeatGap(ms: number): void
   /** How late a tick was: what the event loop did meanwhile. Told of each tick. */
@@ -41,12 +41,10 @@ export interface DriverObserver {
    * event, 0 where they are not known.
    */
   snapshot(event: SnapshotEvent, peer: NodeId, bytes: number, ms: number): void
-  /** Role, leader (0: none is known) or term are not what they were. Also told once at the start. */
+  /** Role, leader (0: none is known) or term changed. Also told once at the start. */
   leaderChanged(role: Role, lead: NodeId, term: number): void
   /** The leader was silent for too long, or an election came to nothing: this node stands. */
   electionTimeout(term: number): void
-  /** Messages to this peer that were not sent, for want of a connection or of room. */
-  dropped(peer: NodeId, count: number): void
   /** A write of the log was refused for want of room, with nothing kept. */
   diskFull(): void
 }
@@ -64,7 +62,6 @@ export const noObserver: DriverObserver = {
   snapshot: nothing,
   leaderChanged: nothing,
   electionTimeout: nothing,
-  dropped: nothing,
   diskFull: nothing,
 }
 
@@ -106,10 +103,6 @@ export function tellBoth(first: DriverObserver, second: DriverObserver): DriverO
     electionTimeout(term) {
       first.electionTimeout(term)
       second.electionTimeout(term)
-    },
-    dropped(peer, count) {
-      first.dropped(peer, count)
-      second.dropped(peer, count)
     },
     diskFull() {
       first.diskFull()

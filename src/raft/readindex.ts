@@ -86,7 +86,7 @@ export class Reads {
 
   /** `from` follows us in this term, and did after `round` began. */
   ack(from: NodeId, round: number): void {
-    if (round > (this.#acked.get(from) ?? 0)) this.#acked.set(from, round)
+    if (round > this.ackedBy(from) && round <= this.#round) this.#acked.set(from, round)
   }
 
   readonly ackedBy = (id: NodeId): number => this.#acked.get(id) ?? 0

@@ -76,6 +76,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   opening.use(replicator)
   const routes = new RouteTable(db.rows)
   db.onChanges(changes => routes.update(changes))
+  db.onReset(() => routes.reset(db.rows))
   const bundles = opening.use(new Bundles(join(dataDir, 'bundles')))
   const parts = opening.move()
   return {
@@ -104,6 +105,8 @@ class ReplicatedState extends Queries implements State {
 
   async propose(command: Command): Promise<Outcome> {
     // The state machine is `StateDb`, whose results are outcomes.
-    return (await this.#replicator.propose(encodeCommand(command))) as Outcome
+    return (await this.#replicator.propose(
+      encodeCommand(command, this.clusterVersion()),
+    )) as Outcome
   }
 }

@@ -4,13 +4,13 @@
  * of our choice. Everything is on the disk when this returns.
  */
 import { constants } from 'node:fs'
-import { type FileHandle, mkdir, open } from 'node:fs/promises'
+import { mkdir, open } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { extract, type Headers } from 'tar-stream'
 import { FndError } from '../errors.ts'
-import { fsyncDir } from './fsync.ts'
+import { fsyncDir, writeAll } from './fsync.ts'
 import { entryPath } from './manifest.ts'
 
 export interface BundleLimits {
@@ -174,11 +174,6 @@ async function writeDurably(
   } finally {
     await file.close()
   }
-}
-
-async function writeAll(file: FileHandle, chunk: Uint8Array): Promise<void> {
-  let at = 0
-  while (at < chunk.length) at += (await file.write(chunk, at)).bytesWritten
 }
 
 function parent(path: string): string {

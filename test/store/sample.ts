@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { LogWrite } from '../../src/raft/ports.ts'
 import type { Entry } from '../../src/raft/types.ts'
+import { commandVersion, encodeCommand } from '../../src/store/codec.ts'
+import type { Command, NodeJoin } from '../../src/store/commands.ts'
 import { LmdbLog } from '../../src/store/log.ts'
 import type { App, Fn, Trigger } from '../../src/store/objects.ts'
 
@@ -98,4 +100,22 @@ export async function withFive(dir: string): Promise<void> {
   const log = await openLog(dir)
   for (const index of [1, 2, 3, 4, 5]) await writeLog(log, { entries: entriesFrom(index, 1) })
   await log.close()
+}
+
+/** The entry that holds the command. */
+export function entryOf(index: number, command: Command, term = 1): Entry {
+  return { index, term, kind: 'normal', bytes: encodeCommand(command, commandVersion) }
+}
+
+export function aJoin(uuid: string, changes: Partial<NodeJoin> = {}): NodeJoin {
+  return {
+    uuid,
+    name: `node-${uuid}`,
+    peerAddress: `${uuid}:8081`,
+    apiUrl: `http://${uuid}:8080`,
+    version: '1.0.0',
+    commandVersion,
+    atMs: 1000,
+    ...changes,
+  }
 }
