@@ -8,10 +8,12 @@ import type { GrpcRequest, HttpRequest } from './pump.ts'
 interface Status {
   readonly header: { readonly member_id: string; readonly revision?: string }
   readonly leader?: string
+  readonly raftAppliedIndex?: string
 }
 
 export class Etcd implements AsyncDisposable {
   readonly #dir = mkdtempSync(join(tmpdir(), 'etcd-bench-'))
+  readonly #commands: string[][] = []
   readonly #processes: Bun.Subprocess[] = []
   readonly ports: number[] = []
 
@@ -30,12 +32,8 @@ export class Etcd implements AsyncDisposable {
       const clientUrls = ['--listen-client-urls', client, '--advertise-client-urls', client]
       const peerUrls = ['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer]
       const options = ['--initial-cluster', cluster, '--logger', 'zap', '--log-level', 'error']
-      const process = Bun.spawn(['etcd', ...identity, ...clientUrls, ...peerUrls, ...options], {
-        stdin: 'ignore',
-        stdout: 'ignore',
-        stderr: 'inherit',
-      })
-      etcd.#processes.push(process)
+      etcd.#commands.push(['etcd', ...identity, ...clientUrls, ...peerUrls, ...options])
+      etcd.#spawn(i)
     }
     while ((await etcd.leaderPort()) === undefined) {
       if (etcd.#processes.some(process => process.exitCode !== null)) throw new Error('etcd ended')
@@ -44,13 +42,53 @@ export class Etcd implements AsyncDisposable {
     return etcd
   }
 
+  #spawn(member: number): void {
+    this.#processes[member] = Bun.spawn(this.#commands[member] ?? [], {
+      stdin: 'ignore',
+      stdout: 'ignore',
+      stderr: 'inherit',
+    })
+  }
+
+  async kill(member: number): Promise<void> {
+    this.#processes[member]?.kill('SIGKILL')
+    await this.#processes[member]?.exited
+  }
+
+  /** Resolves when all members have applied the same. */
+  async revive(member: number): Promise<void> {
+    this.#spawn(member)
+    for (;;) {
+      const all = await Promise.all(this.ports.map(port => this.#status(port)))
+      const [first] = all
+      const isSame = (status: Status | undefined) =>
+        status !== undefined && status.raftAppliedIndex === first?.raftAppliedIndex
+      if (first !== undefined && all.every(isSame)) return
+      await Bun.sleep(20)
+    }
+  }
+
+  /** Hands leadership to another member. */
+  async transfer(): Promise<void> {
+    const leader = await this.leaderPort()
+    const other = this.ports.find(port => port !== leader) ?? 0
+    const id = BigInt((await this.#status(other))?.header.member_id ?? 0).toString(16)
+    const args = ['--endpoints', `http://127.0.0.1:${leader}`, 'move-leader', id]
+    const env = { ...process.env, ETCDCTL_API: '3' }
+    const child = Bun.spawn(['etcdctl', ...args], { env, stdout: 'ignore', stderr: 'inherit' })
+    if ((await child.exited) !== 0) throw new Error('etcd did not move its leader')
+  }
+
   get pids(): number[] {
     return this.#processes.map(process => process.pid)
   }
 
   async #status(port: number): Promise<Status | undefined> {
     const init = { method: 'POST', body: '{}' }
-    return fetch(`http://127.0.0.1:${port}/v3/maintenance/status`, init).then(
+    return fetch(`http://127.0.0.1:${port}/v3/maintenance/status`, {
+      ...init,
+      signal: AbortSignal.timeout(1000),
+    }).then(
       response => (response.ok ? (response.json() as Promise<Status>) : undefined),
       () => undefined,
     )

@@ -22,7 +22,7 @@ export function run(command: readonly string[]): string {
 
 export class Machine {
   readonly index: number
-  readonly address: string
+  address: string
   /** Where its own filesystem is mounted, seen from inside. */
   readonly dir: string
   readonly #holder: Bun.Subprocess
@@ -81,6 +81,13 @@ export class Machine {
       mount -o loop ${image} ${this.dir}
       rm ${image}`
     run(this.inside(['sh', '-c', script]))
+  }
+
+  /** As after a DHCP lease that was not renewed. The old address is nobody's. */
+  readdress(address: string): void {
+    const change = `ip addr flush dev eth0 && ip addr add ${address}/24 dev eth0`
+    run(this.inside(['sh', '-c', change]))
+    this.address = address
   }
 
   /** No byte is left on its disk, until `freeDisk`. */
