@@ -146,25 +146,33 @@ function nativePlugin(target: Target): BunPlugin {
   }
 }
 
-async function bundledWorker(): Promise<string> {
+/** A program of its own, as one text. */
+async function bundled(path: string): Promise<string> {
   const built = await Bun.build({
-    entrypoints: [join(root, 'src/exec/worker.ts')],
+    entrypoints: [join(root, path)],
     target: 'bun',
     minify: { syntax: true, whitespace: true, identifiers: false },
   })
   const [output] = built.outputs
-  if (output === undefined) throw new Error('the worker did not bundle')
+  if (output === undefined) throw new Error(`${path} did not bundle`)
   return output.text()
 }
 
-/** From source the worker is bundled when it is first needed; the executable holds the result. */
-function workerPlugin(worker: string): BunPlugin {
+/** The executable holds the programs that it starts as texts, where the source refers to files. */
+function programsPlugin(worker: string, vacuum: string): BunPlugin {
   return {
-    name: 'worker',
+    name: 'programs',
     setup(build) {
       build.onLoad({ filter: /\/src\/exec\/worker-source\.ts$/ }, () => ({
         contents: `const text = ${JSON.stringify(worker)}
           export const workerSource = async () => text`,
+        loader: 'js',
+      }))
+      build.onLoad({ filter: /\/src\/store\/vacuum-source\.ts$/ }, () => ({
+        contents: `const text = ${JSON.stringify(vacuum)}
+          let url
+          export const vacuumUrl = () =>
+            (url ??= URL.createObjectURL(new Blob([text], { type: 'text/javascript' })))`,
         loader: 'js',
       }))
     },
@@ -198,7 +206,8 @@ export async function build(options: BuildOptions): Promise<void> {
   const runtime = runtimeOf(target)
   const suffix = commandVersion === undefined ? '' : `+commands.${commandVersion}`
   // Not inside a plugin: a build waits for ever for a build that one of its own plugins starts.
-  const worker = await bundledWorker()
+  const worker = await bundled('src/exec/worker.ts')
+  const vacuum = await bundled('src/store/vacuum-thread.ts')
   mkdirSync(dirname(outfile), { recursive: true })
   // Written beside its place and renamed: a running fnd keeps the file it was started from.
   const partial = `${outfile}.${process.pid}.partial`
@@ -217,7 +226,7 @@ export async function build(options: BuildOptions): Promise<void> {
         ...(commandVersion === undefined ? {} : { FND_COMMAND_VERSION: String(commandVersion) }),
         'process.env.NODE_ENV': JSON.stringify('production'),
       },
-      plugins: [nativePlugin(target), workerPlugin(worker)],
+      plugins: [nativePlugin(target), programsPlugin(worker, vacuum)],
       compile: {
         outfile: partial,
         // What lies in the directory where fnd is started must not change what it does.

@@ -35,20 +35,13 @@ const table = {
     status: 500,
     message: 'The data directory failed while writing; this change may or may not be kept',
   },
-  'no-leader': { status: 503, message: 'The cluster has no leader now', retryAfterS: 1 },
-  behind: { status: 503, message: 'This node is behind', retryAfterS: 1 },
-  'transfer-failed': { status: 503, message: 'Leadership was not handed over', retryAfterS: 1 },
-  'outcome-unknown': {
-    status: 503,
-    message: 'Whether the change was made is not known: look before asking again',
-    retryAfterS: 1,
-  },
   'write-overload': { status: 503, message: 'Too many pending changes', retryAfterS: 1 },
 
   // Nodes.
-  'node-not-found': { status: 404, message: 'Node not found' },
   'node-exists': { status: 409, message: 'Another node has this id' },
   'snapshot-invalid': { status: 400, message: 'Invalid snapshot' },
+  'snapshot-failed': { status: 500, message: 'No snapshot of the state could be taken' },
+  'backup-invalid': { status: 400, message: 'Invalid backup' },
   'upgrade-pending': {
     status: 409,
     message: 'Not before every node of the cluster runs a version of fnd that knows this change',
@@ -175,11 +168,6 @@ const table = {
   'bundle-invalid': { status: 400, message: 'Invalid bundle' },
   'bundle-too-large': { status: 413, message: 'Bundle too large for this server' },
   'bundle-not-found': { status: 404, message: 'Bundle not found' },
-  'no-quorum': {
-    status: 503,
-    message: 'Not on a majority of the voters yet',
-    retryAfterS: 5,
-  },
   'call-not-found': { status: 404, message: 'Call not found' },
   'too-many-followers': {
     status: 503,
@@ -197,16 +185,6 @@ const table = {
   'outcome-unknown': {
     status: 503,
     message: 'The leader was lost before it answered; this change may or may not be kept',
-    retryAfterS: 1,
-  },
-  'peer-unreachable': {
-    status: 503,
-    message: 'Another node of the cluster cannot be reached',
-    retryAfterS: 1,
-  },
-  'peer-outcome-unknown': {
-    status: 503,
-    message: 'Another node of the cluster did not answer in time',
     retryAfterS: 1,
   },
   'not-fresh': {
@@ -244,7 +222,6 @@ const table = {
     message: 'The leadership was not handed over in time',
     retryAfterS: 1,
   },
-  'join-not-found': { status: 404, message: 'No node with this fingerprint waits to join' },
 
   // Calls.
   'call-key-required': { status: 401, message: 'This app asks for an invocation key' },

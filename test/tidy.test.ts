@@ -12,7 +12,7 @@ import { Glob } from 'bun'
 const root = join(import.meta.dir, '..')
 
 /** Composition: the files that see every folder. */
-const compositionFiles = ['src/main.ts', 'src/node.ts']
+const compositionFiles = ['src/main.ts', 'src/node.ts', 'src/node-cluster.ts']
 
 /** Leaves that every folder may use. They import nothing but each other. */
 const leafFiles = ['src/clock.ts', 'src/errors.ts', 'src/ids.ts', 'src/version.ts']
@@ -21,7 +21,6 @@ const leafFiles = ['src/clock.ts', 'src/errors.ts', 'src/ids.ts', 'src/version.t
 const folderMayUse: Readonly<Record<string, readonly string[]>> = {
   'src/http': [],
   'src/raft': [],
-  'src/cluster': [],
   'src/store': [],
   'src/cluster': [],
   'src/exec': ['src/http'],
@@ -52,8 +51,11 @@ const openFiles: Readonly<Record<string, string>> = {
 
 /** Single uses across folders, where one part is built on another. */
 const pairs: readonly (readonly [string, string])[] = [
-  // The replicated state is a state machine and a log under a replicator, opened as one.
-  ['src/store/replica.ts', 'src/raft/single.ts'],
+  // The replicated state is a state machine and a log under a member of a group, opened as one.
+  ['src/store/replica.ts', 'src/raft/driver.ts'],
+  ['src/store/replica.ts', 'src/raft/group.ts'],
+  ['src/store/replica.ts', 'src/raft/observer.ts'],
+  ['src/store/replica.ts', 'src/raft/scheduler.ts'],
 ]
 
 /** Pure cores: no effects, no time, no chance; they use each other and errors.ts. */
@@ -62,7 +64,7 @@ const coreFiles = [
   /^src\/exec\/docker\/(format-\w+|refusal|sniff)\.ts$/,
   /^src\/store\/apply(-nodes)?\.ts$/,
   /^src\/lb\/(ring|score)\.ts$/,
-  /^src\/cluster\/(autopilot|advice)\.ts$/,
+  /^src\/cluster\/(autopilot|advice|upgrade)\.ts$/,
   /^src\/raft\/(types|quorum|confchange|log|progress|readindex|core|role-\w+|describe)\.ts$/,
 ]
 /** Pure files that only serve a core: a core may use them, and they obey the same rules. */
@@ -78,9 +80,15 @@ const coreParts = [
 
 /**
  * Where programs begin. The worker runs in processes of functions; the addon loader is reached
- * through a module that build.ts writes.
+ * through a module that build.ts writes; the vacuum thread is found by its URL.
  */
-const entryFiles = ['src/main.ts', 'src/exec/worker.ts', 'src/store/lmdb-addon.ts', 'build.ts']
+const entryFiles = [
+  'src/main.ts',
+  'src/exec/worker.ts',
+  'src/store/lmdb-addon.ts',
+  'src/store/vacuum-thread.ts',
+  'build.ts',
+]
 
 /** The only readers of the environment. The worker's is the contract with the function. */
 const environmentReaders = [/^src\/config\.ts$/, /^src\/exec\/worker[\w-]*\.ts$/]

@@ -11,6 +11,7 @@ import { type AssertionError, assert } from '../errors.ts'
 import type { IdSource } from '../ids.ts'
 import type { Logger } from '../log.ts'
 import type { State } from '../store/state.ts'
+import { commandVersionGiven } from '../version.ts'
 import { adminOnly } from './admin.ts'
 import { makeAuthorize } from './auth.ts'
 import { makeCors, type RequestHandler, withCors } from './cors.ts'
@@ -21,6 +22,7 @@ import { type Bundles, bundlesApi } from './fnd/bundles.ts'
 import { docsApi } from './fnd/docs.ts'
 import { type Images, imagesApi } from './fnd/images.ts'
 import { type NodeReports, nodeApi } from './fnd/node.ts'
+import { noteApi } from './fnd/note.ts'
 import { registriesApi, type Sealer } from './fnd/registries.ts'
 import { makeNoRoute } from './no-route.ts'
 import { openApiDocument } from './openapi.ts'
@@ -78,7 +80,9 @@ export function makeApi(parts: ApiParts): AnyElysia {
   const count = new RequestCount(parts.counterOf)
   app.onError(({ error, request }) => count.failed(request, mapError(error, request)))
   const v2 = [appsApi, fnsApi, triggersApi, callsApi]
-  const resources = [...v2, bundlesApi, registriesApi, imagesApi, nodeApi]
+  // Only a build that stands for the next version of fnd has it.
+  const next = commandVersionGiven === undefined ? [] : [noteApi]
+  const resources = [...v2, bundlesApi, registriesApi, imagesApi, nodeApi, ...next]
   for (const resource of resources) app.use(count.over(resource(admin)))
   for (const instance of parts.extraAdmin) {
     app.use(

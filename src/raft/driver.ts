@@ -155,6 +155,10 @@ export class Member {
     return this.#core.lead
   }
 
+  get appliedIndex(): number {
+    return this.#options.machine.appliedIndex
+  }
+
   /** There is no room on the disk, for the log or for the state. */
   get isStarved(): boolean {
     return this.#isStarved

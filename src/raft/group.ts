@@ -68,10 +68,10 @@ export class Group {
     }
   }
 
-  /** Resolves once `index` is applied here. Rejects with `behind` when it is not in time. */
+  /** Resolves once `index` is applied here. Rejects with `not-fresh` when it is not in time. */
   async whenApplied(index: number, timeoutMs: number): Promise<void> {
     const isApplied = await withTimeout(timeoutMs, done => this.#member.whenApplied(index, done))
-    if (!isApplied) throw new FndError('behind', { detail: `it has not reached ${index}` })
+    if (!isApplied) throw new FndError('not-fresh', { detail: `it has not reached ${index}` })
   }
 
   /** Resolves when a leader is known, or with false when none came in time. */

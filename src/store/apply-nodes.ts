@@ -17,6 +17,8 @@ export function applyToNodes(tx: Tx, command: NodeCommand): Applied {
     case 'cluster.version':
       tx.run('UPDATE meta SET cluster_version = max(cluster_version, ?)', command.version)
       return { outcome: { ok: true, object: null }, changes: [] }
+    case 'cluster.note':
+      return { outcome: { ok: true, object: null }, changes: [] }
   }
 }
 

@@ -1,11 +1,15 @@
 import { FndError, StartError } from '../errors.ts'
+import { commandVersionGiven } from '../version.ts'
 import type { Command } from './commands.ts'
 
 /**
  * A command in the log: one byte of version, then JSON in UTF-8. A version says which kinds of
  * commands exist and what they mean, so it must be raised with every new kind or changed meaning.
  */
-export const commandVersion = 3
+const ownVersion = 3
+
+/** The newest version that this fnd understands; a build may stand for a later fnd. */
+export const commandVersion = commandVersionGiven ?? ownVersion
 
 /** Where every cluster begins. Never changed: a node may replay the log from its first entry. */
 export const firstClusterVersion = 3
@@ -27,14 +31,19 @@ const versions: Readonly<Record<Command['type'], number>> = {
   'node.update': 3,
   'node.remove': 3,
   'cluster.version': 3,
+  // Always of the next version, so that the way there can be tried.
+  'cluster.note': commandVersionGiven ?? ownVersion + 1,
 }
 
 const encoder = new TextEncoder()
 const decoder = new TextDecoder('utf-8', { fatal: true })
 
-/** The cluster must be at this version before the command may be proposed. */
+/**
+ * The cluster must be at this version before the command may be proposed. Infinite for a kind that
+ * this fnd does not know: a node of a later version may have sent it here.
+ */
 export function versionNeeded(command: Command): number {
-  return versions[command.type]
+  return Object.hasOwn(versions, command.type) ? versions[command.type] : Number.POSITIVE_INFINITY
 }
 
 /**

@@ -65,6 +65,8 @@ export type NodeCommand =
   | { readonly type: 'node.remove'; readonly id: number }
   /** Commands up to this version may be proposed from here on. Never lowers it. */
   | { readonly type: 'cluster.version'; readonly version: number }
+  /** Changes nothing: shows that a command of the next version is understood by all. */
+  | { readonly type: 'cluster.note'; readonly text: string }
 
 export interface NodeJoin {
   /** Only of a member that has no row yet, as the node that began the cluster. */

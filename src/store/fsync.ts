@@ -1,5 +1,5 @@
 import { closeSync, constants, fsyncSync, mkdirSync, openSync } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import { type FileHandle, open, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
 
 export function fsyncFile(path: string): void {
@@ -43,4 +43,17 @@ export async function makeDir(path: string, mode: number): Promise<void> {
 export async function writeAll(file: FileHandle, chunk: Uint8Array): Promise<void> {
   let at = 0
   while (at < chunk.length) at += (await file.write(chunk, at)).bytesWritten
+}
+
+/** A secret in a file of its own, which is whole or absent. Its name is still to be flushed. */
+export async function writeWhole(path: string, text: string | Uint8Array): Promise<void> {
+  const draft = `${path}.${process.pid}.partial`
+  const handle = await open(draft, 'w', 0o600)
+  try {
+    await handle.writeFile(text)
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+  await rename(draft, path)
 }

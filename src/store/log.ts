@@ -36,7 +36,7 @@ export interface LmdbLogOptions {
   /** The directory that holds `log.mdb`. */
   readonly dir: string
   /** Who this member is, asked only when the log is new. */
-  readonly identity: () => Identity
+  readonly identity: () => Identity | Promise<Identity>
   /** Where a new log begins, for a state that is there already; index and term 0 unless given. */
   readonly base?: Base
   /**
@@ -402,7 +402,7 @@ export class LmdbLog implements LogStore {
   }
 
   async #create({ identity, base = { index: 0, term: 0 }, dir }: LmdbLogOptions): Promise<void> {
-    this.#identity = identity()
+    this.#identity = await identity()
     this.#base = base
     this.#lastIndex = base.index
     this.#terms.push(base.index, base.term)

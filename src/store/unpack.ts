@@ -65,22 +65,20 @@ class Unpacker {
 
   async run(stream: AsyncIterable<Uint8Array>): Promise<void> {
     const tar = extract()
-    const broken = Promise.withResolvers<'broken'>()
-    let isBroken = false
+    const breakage = new Breakage()
     let entry = Promise.resolve()
     tar.on('entry', (header, contents, next) => {
       const done = (error?: unknown) => {
-        if (!isBroken) next(error)
+        if (!breakage.isThere) next(error)
       }
-      entry = this.#entry(header, contents, broken.promise).then(() => done(), done)
+      entry = this.#entry(header, contents, breakage).then(() => done(), done)
     })
     try {
       await pipeline(Readable.from(this.#measured(stream)), tar)
     } catch (cause) {
       // The library leaves the contents of a broken archive open for ever: the file that is being
       // written must learn of it, and be closed before anyone removes it.
-      isBroken = true
-      broken.resolve('broken')
+      breakage.tell()
       await entry
       throw asFndError(cause)
     }
@@ -113,7 +111,7 @@ class Unpacker {
     if (seen - this.#contentBytes > slack) throw invalid('too much besides files')
   }
 
-  async #entry(header: Headers, contents: Readable, broken: Promise<'broken'>): Promise<void> {
+  async #entry(header: Headers, contents: Readable, breakage: Breakage): Promise<void> {
     this.#entries += 1
     if (this.#entries > this.#limits.filesMax) {
       throw new FndError('bundle-too-large', { detail: `at most ${this.#limits.filesMax} files` })
@@ -136,7 +134,7 @@ class Unpacker {
     const isExecutable = ((header.mode ?? 0) & 0o111) !== 0
     this.files.set(path, { isExecutable, bytes: header.size ?? 0 })
     const mode = isExecutable ? 0o555 : 0o444
-    await writeDurably(join(this.#root, path), mode, contents, broken)
+    await writeDurably(join(this.#root, path), mode, contents, breakage)
   }
 
   async #makeDir(path: string, shown: string): Promise<void> {
@@ -153,18 +151,38 @@ class Unpacker {
 
 const pieceBytes = 64 * 1024
 
+/** That the archive broke, for whoever waits for more of it. */
+class Breakage {
+  isThere = false
+  #onTold: (() => void) | undefined
+
+  tell(): void {
+    this.isThere = true
+    this.#onTold?.()
+  }
+
+  /** Not `Promise.race`, which would keep every chunk for as long as nothing broke. */
+  or<T>(next: Promise<T>): Promise<T | 'broken'> {
+    return new Promise((resolve, reject) => {
+      this.#onTold = () => resolve('broken')
+      if (this.isThere) this.#onTold()
+      next.then(resolve, reject)
+    })
+  }
+}
+
 async function writeDurably(
   path: string,
   mode: number,
   contents: Readable,
-  broken: Promise<'broken'>,
+  breakage: Breakage,
 ): Promise<void> {
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW
   const file = await open(path, flags, 0o600)
   try {
     const chunks = contents[Symbol.asyncIterator]()
     for (;;) {
-      const step = await Promise.race([chunks.next(), broken])
+      const step = await breakage.or(chunks.next())
       if (step === 'broken' || step.done) break
       await writeAll(file, step.value as Uint8Array)
     }

@@ -6,14 +6,16 @@ import {
   upgradeRefusal,
   versionToRaise,
 } from '../../src/cluster/upgrade.ts'
+import type { NodeState } from '../../src/store/objects.ts'
 import { seeded } from '../seed.ts'
 import { confOf } from './bundle-world.ts'
 
-const node = (id: number, commandVersion: number) => ({
+const node = (id: number, commandVersion: number, state: NodeState = 'active') => ({
   id,
   name: `host-${id}`,
   version: `0.${commandVersion}.0`,
   commandVersion,
+  state,
 })
 
 function viewOf(clusterVersion: number, versions: readonly number[]): UpgradeView {
@@ -39,6 +41,13 @@ describe('the version of a cluster', () => {
       expect(versionToRaise(missing)).toBeUndefined()
     }
     expect(versionToRaise({ ...viewOf(3, []), conf: confOf([]) })).toBeUndefined()
+  })
+
+  test('does not wait for a node that another took the place of', () => {
+    const view = viewOf(3, [4, 4])
+    const nodes = [...view.nodes, node(3, 3, 'replaced')]
+    expect(versionToRaise({ ...view, nodes })).toBe(4)
+    expect(upgradeRefusal(4, { ...view, nodes })?.detail).toBe('all are upgraded: a moment more')
   })
 
   test('is never above what a node understands, and never falls', () => {

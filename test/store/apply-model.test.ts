@@ -267,6 +267,7 @@ class Model {
         return 'ok'
       }
       case 'cluster.version':
+      case 'cluster.note':
         return 'ok'
     }
   }

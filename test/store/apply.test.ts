@@ -1,6 +1,11 @@
 import { describe, expect, test } from 'bun:test'
 import { StartError } from '../../src/errors.ts'
-import { decodeCommand, encodeCommand, versionNeeded } from '../../src/store/codec.ts'
+import {
+  commandVersion,
+  decodeCommand,
+  encodeCommand,
+  versionNeeded,
+} from '../../src/store/codec.ts'
 import type { Change, Command, Outcome } from '../../src/store/commands.ts'
 import { StateDb } from '../../src/store/db.ts'
 import { Queries } from '../../src/store/queries.ts'
@@ -286,6 +291,18 @@ describe('the bytes of a command', () => {
     const refused = expect.objectContaining({ code: 'upgrade-pending', status: 409 })
     expect(() => encodeCommand(given, 1)).toThrow(refused)
     expect(encodeCommand({ type: 'app.delete', id: 'A' }, 1)[0]).toBe(1)
+  })
+
+  test('of the next version, or of a kind that is not known here, are refused', () => {
+    const note: Command = { type: 'cluster.note', text: 'x' }
+    expect(versionNeeded(note)).toBe(commandVersion + 1)
+    const refused = expect.objectContaining({ code: 'upgrade-pending' })
+    expect(() => encodeCommand(note, commandVersion)).toThrow(refused)
+    for (const type of ['cluster.later', 'toString', '__proto__']) {
+      const later = { type } as unknown as Command
+      expect(versionNeeded(later)).toBe(Number.POSITIVE_INFINITY)
+      expect(() => encodeCommand(later, 255)).toThrow(refused)
+    }
   })
 })
 

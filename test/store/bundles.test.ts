@@ -335,6 +335,16 @@ describe('the tar', () => {
   })
 })
 
+test('a large bundle passes through in little memory, twice written and read once', async () => {
+  using dir = temporaryDir()
+  const program = join(import.meta.dir, 'fixtures/large-bundle.ts')
+  const child = Bun.spawn([process.execPath, program, dir.path], { stdout: 'pipe' })
+  const { bytes, grownMib } = JSON.parse(await new Response(child.stdout).text())
+  expect(await child.exited).toBe(0)
+  expect(bytes).toBeGreaterThan(200 * 1024 * 1024)
+  expect(grownMib).toBeLessThan(100)
+}, 60_000)
+
 test('who listens is told of what is new, and of nothing else', async () => {
   using dir = temporaryDir()
   const bundles = new Bundles(dir.path)

@@ -17,9 +17,9 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { StartError } from '../../src/errors.ts'
 import { StateDb } from '../../src/store/db.ts'
-import { openStore, type Store } from '../../src/store/replica.ts'
+import type { Store } from '../../src/store/replica.ts'
 import { seeded } from '../seed.ts'
-import { anApp, openLog, temporaryDir } from './sample.ts'
+import { anApp, openAlone, openLog, temporaryDir } from './sample.ts'
 
 const proposer = join(import.meta.dir, 'fixtures', 'proposer.ts')
 
@@ -45,7 +45,7 @@ function open(dataDir: string): Promise<Store> {
   const onFatal = (error: Error) => {
     throw error
   }
-  return openStore({ dataDir, onFatal })
+  return openAlone({ dataDir, onFatal })
 }
 
 function mustHold(store: Store, acknowledged: readonly string[]): void {
@@ -223,7 +223,7 @@ test('below the reserve of room writes are refused, reads are not', async () => 
     throw error
   }
   const freeBytesMin = Number.MAX_SAFE_INTEGER
-  const full = await openStore({ dataDir: dir.path, onFatal, freeBytesMin })
+  const full = await openAlone({ dataDir: dir.path, onFatal, freeBytesMin })
   const refused = full.state.propose({ type: 'app.create', app: anApp('B') })
   await expect(refused).rejects.toMatchObject({ code: 'disk-full', status: 507 })
   expect(full.state.app('A')).toBeDefined()

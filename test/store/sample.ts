@@ -8,6 +8,7 @@ import { commandVersion, encodeCommand } from '../../src/store/codec.ts'
 import type { Command, NodeJoin } from '../../src/store/commands.ts'
 import { LmdbLog } from '../../src/store/log.ts'
 import type { App, Fn, Trigger } from '../../src/store/objects.ts'
+import { openStore, type Store, type StoreOptions } from '../../src/store/replica.ts'
 
 export function anApp(id: string, changes: Partial<App> = {}): App {
   return {
@@ -118,4 +119,12 @@ export function aJoin(uuid: string, changes: Partial<NodeJoin> = {}): NodeJoin {
     atMs: 1000,
     ...changes,
   }
+}
+
+/** A store of a group of one that leads, as the server has it soon after its start. */
+export async function openAlone(options: StoreOptions): Promise<Store> {
+  const store = await openStore(options)
+  store.member.start()
+  await store.group.read(10_000)
+  return store
 }
