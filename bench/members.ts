@@ -9,10 +9,9 @@ export interface MemberStatus {
   readonly node_id: number
   readonly role: string
   readonly term: number
-  readonly leader_id: number | null
-  readonly voters: readonly number[]
   readonly applied_index: number
   readonly state_hash: string
+  readonly cluster: { readonly leader_id: number | null; readonly voters: readonly number[] }
 }
 
 export class BenchMember {
@@ -48,8 +47,7 @@ export class BenchMember {
 
   /** Returns before it answers. `join` is the peer port of a member. */
   spawn(join?: number): void {
-    const flags = join === undefined ? [] : ['--join', `127.0.0.1:${join}`]
-    this.#process = Bun.spawn([binary, ...flags], {
+    this.#process = Bun.spawn([binary], {
       env: {
         PATH: process.env.PATH ?? '',
         HOME: this.dir,
@@ -60,6 +58,7 @@ export class BenchMember {
         FND_LOG_LEVEL: 'error',
         FND_SPARE_WORKERS: '0',
         DOCKER_HOST: 'none',
+        FND_JOIN: join === undefined ? '' : `127.0.0.1:${join}`,
         ...this.#env,
       },
       cwd: this.dir,
@@ -151,12 +150,12 @@ export class BenchCluster implements AsyncDisposable {
       const isWhole = all.every(
         status =>
           status !== undefined &&
-          status.leader_id === first?.leader_id &&
-          status.voters.length === this.members.length &&
-          status.voters.includes(status.node_id) &&
+          status.cluster.leader_id === first?.cluster.leader_id &&
+          status.cluster.voters.length === this.members.length &&
+          status.cluster.voters.includes(status.node_id) &&
           status.applied_index === first.applied_index,
       )
-      if (isWhole && first?.leader_id) return
+      if (isWhole && first !== undefined && first.cluster.leader_id !== null) return
       await Bun.sleep(20)
     }
   }

@@ -10,12 +10,14 @@ export interface Status {
   readonly cluster_id: string
   readonly role: string
   readonly term: number
-  readonly leader_id?: number | null
-  readonly voters?: readonly number[]
-  readonly learners?: readonly number[]
-  readonly is_joint?: boolean
   readonly applied_index: number
   readonly state_hash: string
+  readonly cluster: {
+    readonly leader_id: number | null
+    readonly voters: readonly number[]
+    readonly learners: readonly number[]
+    readonly is_joint: boolean
+  }
 }
 
 export interface Answer {
@@ -330,12 +332,12 @@ export class Cluster implements AsyncDisposable {
         const isSame = all.every(
           status =>
             status !== undefined &&
-            status.leader_id === first?.leader_id &&
-            status.voters?.length === count &&
-            status.is_joint !== true &&
-            status.voters.includes(status.node_id),
+            status.cluster.leader_id === first?.cluster.leader_id &&
+            status.cluster.voters.length === count &&
+            !status.cluster.is_joint &&
+            status.cluster.voters.includes(status.node_id),
         )
-        return isSame && typeof first?.leader_id === 'number' && first.leader_id > 0
+        return isSame && first !== undefined && first.cluster.leader_id !== null
       },
       `all of ${count} are voters under one leader`,
       timeoutMs,

@@ -45,8 +45,7 @@ interface NodeRow {
 async function nodes(member: Member): Promise<NodeRow[]> {
   const { code, stdout, stderr } = await member.cli('nodes', '--json')
   if (code !== 0) throw new Error(`fnd nodes: ${stderr}`)
-  const report = JSON.parse(stdout)
-  return report.nodes ?? report
+  return JSON.parse(stdout).items
 }
 
 async function idOf(member: Member): Promise<number> {
@@ -55,7 +54,7 @@ async function idOf(member: Member): Promise<number> {
   return status.node_id
 }
 
-const votersOf = async (member: Member) => (await member.status())?.voters ?? []
+const votersOf = async (member: Member) => (await member.status())?.cluster.voters ?? []
 
 /** Deploys a function that answers with its body; the path to call it. */
 async function deploy(member: Member): Promise<string> {
@@ -105,7 +104,7 @@ describe('a cluster grows', () => {
       const path = await deploy(grown.first)
       await grown.join(fourth)
       const id = await idOf(fourth)
-      const isLearner = async () => (await fourth.status())?.learners?.includes(id) === true
+      const isLearner = async () => (await fourth.status())?.cluster.learners.includes(id) === true
       await until(isLearner, 'the fourth is a learner')
       expect(await call(fourth, path)).toBe('200 echoed')
       await put(fourth, 'through-a-learner')
