@@ -294,7 +294,7 @@ export class Cluster implements AsyncDisposable {
   async joinToken(): Promise<string> {
     if (this.#joinToken === '') {
       const { code, stdout, stderr } = await this.first.cli('token')
-      const token = /fnd-[\w-]+\.\d+\.[\w-]+/.exec(stdout)?.[0]
+      const token = /fnd-[\w-]+\.\w+\.[\w-]+/.exec(stdout)?.[0]
       if (code !== 0 || token === undefined) throw new Error(`fnd token: ${stdout}${stderr}`)
       this.#joinToken = token
     }

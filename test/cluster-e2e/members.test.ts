@@ -372,7 +372,7 @@ describe('without a quorum', () => {
       for (const member of [second, third]) {
         member.wipe()
         const { stdout } = await survivor.cli('token')
-        const token = /fnd-[\w-]+\.\d+\.[\w-]+/.exec(stdout)?.[0] ?? ''
+        const token = /fnd-[\w-]+\.\w+\.[\w-]+/.exec(stdout)?.[0] ?? ''
         await member.start(['--join', survivor.peerAddress, '--join-token', token])
         member.login()
       }
