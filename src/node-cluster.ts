@@ -5,8 +5,11 @@
 import { X509Certificate } from 'node:crypto'
 import { join } from 'node:path'
 import { adoptAdminToken, ensureAdminToken } from './api/auth.ts'
+import type { Backups } from './api/fnd/backup.ts'
 import { systemClock } from './clock.ts'
+import { Announcer } from './cluster/announcer.ts'
 import { Authority } from './cluster/authority.ts'
+import { BundleServer } from './cluster/bundle-serve.ts'
 import { BundleSpread } from './cluster/bundle-spread.ts'
 import { advertised, type Entry, enter } from './cluster/entry.ts'
 import { Forwarder } from './cluster/forward.ts'
@@ -17,6 +20,7 @@ import { Members, type NodeRows } from './cluster/members.ts'
 import { PeerWatch } from './cluster/peer-watch.ts'
 import { ClusterPeers, type PeerEvents } from './cluster/peers.ts'
 import { RaftLog } from './cluster/raft-log.ts'
+import { Roll } from './cluster/roll.ts'
 import { SnapshotTransfer } from './cluster/snapshot-transfer.ts'
 import { mintToken } from './cluster/token.ts'
 import { connectTls } from './cluster/transport.ts'
@@ -27,9 +31,9 @@ import { FndError, StartError } from './errors.ts'
 import type { Logger } from './log.ts'
 import { tellBoth } from './raft/observer.ts'
 import type { Network } from './raft/ports.ts'
-import type { NodeId } from './raft/types.ts'
+import { exportBackup } from './store/backup.ts'
 import { commandVersion } from './store/codec.ts'
-import type { Command, NodeJoin, Outcome } from './store/commands.ts'
+import type { Command, Outcome } from './store/commands.ts'
 import { fsyncDir, writeWhole } from './store/fsync.ts'
 import type { Node } from './store/objects.ts'
 import { openStore, type Store } from './store/replica.ts'
@@ -52,6 +56,7 @@ export interface ClusterParts {
 export interface ClusterNode extends AsyncDisposable {
   readonly store: Store
   readonly secrets: SecretBox
+  readonly backups: Backups
   readonly peers: ClusterPeers
   readonly members: Members
   readonly fresh: Freshness
@@ -67,7 +72,6 @@ export interface ClusterNode extends AsyncDisposable {
 /** Ticks of the shortest election timeout, and between heartbeats. */
 const electionTick = 20
 const heartbeatTick = 2
-const announceEveryMs = 500
 const peerWatchMs = 1000
 const bundlePrefix = 'bundle:'
 
@@ -88,7 +92,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
     isFirst: store.state.nodes().every(({ id }) => id === nodeId),
   })
   opening.defer(() => authority.stop())
-  const roll = new Roll(store, entered.entry)
+  const roll = new Roll(store, (entered.entry?.joined?.nodes ?? []) as Node[])
   const port = entered.entry?.port ?? config.cluster.peerListen.port
   const place = await advertised(config.cluster, port, config.cluster.join[0])
   const handlers = { calls: {}, uploads: {}, downloads: {} }
@@ -110,8 +114,9 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   })
   opening.defer(() => transfer.close())
   const spread = opening.use(makeSpread(store, peers, log))
+  const served = opening.use(new BundleServer(store.bundles))
   opening.use(made.members)
-  for (const each of [spread.handlers(), transfer.handlers()]) {
+  for (const each of [served.handlers, transfer.handlers()]) {
     Object.assign(handlers.calls, each.calls)
     Object.assign(handlers.uploads, each.uploads)
     Object.assign(handlers.downloads, each.downloads)
@@ -126,13 +131,18 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const watching = watchPeers(parts, peers)
   opening.defer(() => clearInterval(watching))
   store.member.start()
-  const announcer = new Announcer(parts, store, peers.address)
+  const announcer = new Announcer(nodeId, store.state)
   opening.defer(() => announcer.stop())
   const resources = opening.move()
   return {
     ...{ store, secrets, peers, spread, members: made.members, fresh: made.fresh },
+    backups: backupsOf(config, store, secrets),
     address: peers.address,
-    announce: apiUrl => announcer.announce(apiUrl),
+    announce: apiUrl =>
+      announcer.announce({
+        ...{ uuid: store.identity.uuid, name: config.cluster.name, apiUrl, version },
+        ...{ commandVersion, peerAddress: peers.address },
+      }),
     handOver: () => handOver(store, made.members),
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   }
@@ -227,44 +237,6 @@ async function mustBeOfThisCluster(config: Config, store: Store): Promise<void> 
       `another (${other}): joining would lose what is in it. Give an empty directory with --data, ` +
       'or drop --join; `fnd backup` keeps what is here.',
   )
-}
-
-/** Who the other nodes are: by the rows, and by what nodes say before their rows are here. */
-class Roll {
-  readonly #store: Store
-  readonly #told = new Map<NodeId, string>()
-  #peers: ClusterPeers | undefined
-
-  constructor(store: Store, entry: Entry | undefined) {
-    this.#store = store
-    for (const node of (entry?.joined?.nodes ?? []) as Node[]) {
-      this.#told.set(node.id, node.peerAddress)
-    }
-    store.onNodes(() => this.#refresh())
-  }
-
-  tell(peers: ClusterPeers): void {
-    this.#peers = peers
-    this.#refresh()
-  }
-
-  /** A member said hello. */
-  met(id: NodeId, address: string): void {
-    if (this.#told.get(id) === address || this.#store.state.node(id) !== undefined) return
-    this.#told.set(id, address)
-    this.#refresh()
-  }
-
-  isRemoved(id: NodeId): boolean {
-    return id < this.#store.state.nextNodeId() && this.#store.state.node(id) === undefined
-  }
-
-  #refresh(): void {
-    const members = new Map<NodeId, string>()
-    for (const [id, address] of this.#told) if (!this.isRemoved(id)) members.set(id, address)
-    for (const { id, peerAddress } of this.#store.state.nodes()) members.set(id, peerAddress)
-    this.#peers?.setMembers([...members].map(([id, address]) => ({ id, address })))
-  }
 }
 
 function eventsOf(
@@ -394,12 +366,15 @@ function makeMembership(made: {
   const { clusterId, nodeId } = store.identity
   const { member, group } = store
   const propose = (command: Command) => store.propose(command)
+  // A disk without room keeps this node from leading, and perhaps the others as well.
+  const whyLeaderless = () =>
+    member.isStarved ? new FndError('disk-full') : members.whyLeaderless()
   const forward = new Forwarder({
     nodeId,
     peers,
     electionTimeoutMs,
     nowMs: () => Date.now(),
-    whyLeaderless: () => members.whyLeaderless(),
+    whyLeaderless,
     member: {
       propose,
       get lead() {
@@ -420,16 +395,8 @@ function makeMembership(made: {
     },
     rows: rowsOf(store, forward),
     joins: {
-      pending: () =>
-        joins.pending().map(({ sinceMs, ...pending }) => ({ ...pending, askedMs: sinceMs })),
-      approve: async fingerprint => {
-        const wanted = fingerprint.trim().toLowerCase()
-        const found = joins.pending().find(pending => pending.fingerprint === wanted)
-        if (found === undefined) return undefined
-        await joins.approve(wanted)
-        const { sinceMs, ...pending } = found
-        return { ...pending, askedMs: sinceMs }
-      },
+      pending: () => joins.pending(),
+      approve: fingerprint => joins.approve(fingerprint),
       mint: lifeMs => {
         const expiresMs = Date.now() + lifeMs
         return { token: mintToken(authority.pair, expiresMs), expiresMs, address: peers.address }
@@ -439,11 +406,7 @@ function makeMembership(made: {
     drainCalls: parts.drainCalls,
     onOut: parts.onOut,
   })
-  const fresh = new Freshness({
-    member,
-    electionTimeoutMs,
-    whyLeaderless: () => members.whyLeaderless(),
-  })
+  const fresh = new Freshness({ member, electionTimeoutMs, whyLeaderless })
   return { forward, members, fresh }
 }
 
@@ -501,48 +464,33 @@ function watchPeers({ log, recorder }: ClusterParts, peers: ClusterPeers) {
   return setInterval(() => watch.look(), peerWatchMs)
 }
 
-/** Keeps this node's own row true: where it is, and what it understands. */
-class Announcer {
-  readonly #parts: ClusterParts
-  readonly #store: Store
-  readonly #address: string
-  #timer: Timer | undefined
-  #isStopped = false
-
-  constructor(parts: ClusterParts, store: Store, address: string) {
-    this.#parts = parts
-    this.#store = store
-    this.#address = address
-  }
-
-  announce(apiUrl: string): void {
-    const { identity, state } = this.#store
-    const { name } = this.#parts.config.cluster
-    const fields = { uuid: identity.uuid, name, apiUrl, version, commandVersion }
-    const wanted = { ...fields, peerAddress: this.#address }
-    const isSo = () => {
-      const row = state.node(identity.nodeId)
-      if (row === undefined) return identity.nodeId < state.nextNodeId()
-      return Object.entries(wanted).every(([key, value]) => row[key as keyof Node] === value)
-    }
-    const step = async () => {
-      if (this.#isStopped || isSo()) return
-      const join: NodeJoin = { ...wanted, id: identity.nodeId, atMs: Date.now() }
-      try {
-        await state.propose({ type: 'node.join', ...join })
-      } catch (error) {
-        // Tried again until there is a leader that takes it.
-        if (!(error instanceof FndError)) throw error
-        this.#timer = setTimeout(() => void step(), announceEveryMs)
+/** What a new cluster needs of this one, as of one moment. */
+function backupsOf(config: Config, store: Store, secrets: SecretBox): Backups {
+  return {
+    open: async () => {
+      const snapshot = await store.snapshots.take()
+      const { clusterId, nodeId } = store.identity
+      const token = new TextEncoder().encode(`${ensureAdminToken(config.dataDir)}\n`)
+      const parts = [
+        { path: 'secrets.key', bytes: secrets.shared() },
+        { path: 'admin.token', bytes: token },
+      ]
+      const origin = { version, clusterId, nodeId, createdMs: Date.now() }
+      return {
+        body: disposing(exportBackup(snapshot, origin, parts), snapshot),
+        index: snapshot.index,
+        fileName: `fnd-${snapshot.index}.backup`,
       }
-    }
-    void step()
+    },
   }
+}
 
-  stop(): void {
-    this.#isStopped = true
-    clearTimeout(this.#timer)
-  }
+async function* disposing(
+  body: AsyncIterable<Uint8Array>,
+  held: Disposable,
+): AsyncGenerator<Uint8Array> {
+  using _held = held
+  yield* body
 }
 
 async function handOver(store: Store, members: Members): Promise<void> {

@@ -47,6 +47,12 @@ export interface FndNode extends AsyncDisposable {
   readonly closed: Promise<void>
 }
 
+/** What the cluster may ask for, once there is something to end. */
+interface Ending {
+  drainCalls: () => Promise<void>
+  stop: () => Promise<void>
+}
+
 const bundleGraceMs = 3_600_000
 /** What a spare worker holds, with slack; its memory is not a function's to use. */
 const spareMb = 24
@@ -54,17 +60,13 @@ const collectEveryMs = 3_600_000
 const bundlePrefix = 'bundle:'
 
 export async function startNode(config: Config, log: Logger): Promise<FndNode> {
-  const onFatal = (error: Error): void => {
-    log.fatal({ err: error }, 'fnd cannot go on')
-    process.exit(1)
-  }
   await using opening = new AsyncDisposableStack()
   const metrics = new Metrics({ clock: systemClock, version, commit })
-  const ending = { drainCalls: async () => undefined as unknown, stop: async () => undefined }
+  const ending: Ending = { drainCalls: () => Promise.resolve(), stop: () => Promise.resolve() }
   const cluster = opening.use(
     await openCluster({
-      ...{ config, log, onFatal, recorder: metrics.raft },
-      drainCalls: async () => void (await ending.drainCalls()),
+      ...{ config, log, onFatal: makeOnFatal(log), recorder: metrics.raft },
+      drainCalls: () => ending.drainCalls(),
       onOut: () => void ending.stop(),
     }),
   )
@@ -130,14 +132,19 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     stopping.then(closed.resolve, closed.reject)
     return stopping
   }
-  Object.assign(ending, {
-    stop,
-    drainCalls: async () => {
-      state.isDraining = true
-      await parts.runner.drain(config.limits.drainMs)
-    },
-  })
+  ending.stop = stop
+  ending.drainCalls = () => {
+    state.isDraining = true
+    return parts.runner.drain(config.limits.drainMs)
+  }
   return { url, stop, closed: closed.promise, [Symbol.asyncDispose]: stop }
+}
+
+function makeOnFatal(log: Logger): (error: Error) => void {
+  return error => {
+    log.fatal({ err: error }, 'fnd cannot go on')
+    process.exit(1)
+  }
 }
 
 function dockerFor(
@@ -299,7 +306,7 @@ type ListenParts = ReturnType<typeof makeExec> & {
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
   const { invocations, output, docker, secrets, metrics, token, state, ids, cluster } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
-  const reports = makeReports({ ...parts, config, store, disk, spread: cluster.spread })
+  const reports = makeReports({ ...parts, config, store, disk })
   metrics.watch(reports.sources)
   // Bun counts in whole seconds, at most 255; 0 means no limit.
   const idleS = Math.min(255, Math.ceil(config.limits.connectionIdleS))
@@ -327,6 +334,7 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     images: docker.images,
     secrets,
     reports,
+    ...{ cluster: cluster.members, fresh: cluster.fresh, backups: cluster.backups },
     token,
     version,
     counterOf: invoke.counterOf,

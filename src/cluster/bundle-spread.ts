@@ -6,10 +6,10 @@ import { AssertionError, FndError } from '../errors.ts'
 import type { Logger } from '../log.ts'
 import type { ConfState, NodeId } from '../raft/types.ts'
 import type { Bundle, BundleLimits, Bundles } from '../store/bundles.ts'
-import { BundleFetcher, filesMax } from './bundle-fetch.ts'
+import { BundleFetcher } from './bundle-fetch.ts'
 import { SpreadRound } from './bundle-round.ts'
-import { bytesOf, fieldOf, hashOf, watched } from './bundle-stream.ts'
-import type { PeerCall, PeerHandlers, Peers } from './types.ts'
+import { fieldOf } from './bundle-stream.ts'
+import type { Peers } from './types.ts'
 
 export interface SpreadParts {
   readonly bundles: Bundles
@@ -68,8 +68,6 @@ export class BundleSpread implements AsyncDisposable {
   #sentBytes = 0
   #sendFailures = 0
   readonly #closing = new AbortController()
-  /** Uploads of other nodes to this one. */
-  readonly #receiving = new Set<Promise<Bundle>>()
 
   constructor(parts: SpreadParts) {
     this.#parts = parts
@@ -136,39 +134,10 @@ export class BundleSpread implements AsyncDisposable {
     this.#fetcher.want(hash)
   }
 
-  /** What other nodes ask of this one. */
-  handlers(): PeerHandlers {
-    const { bundles } = this.#parts
-    return {
-      calls: {
-        // Whoever asks counts on it, so it must not be collected just then.
-        'bundle.has': async call => ({ head: { isHeld: bundles.keep(hashOf(call.head)) } }),
-      },
-      uploads: {
-        'bundle.put': async ({ head }, body) => {
-          const bytesMax = bytesOf(head)
-          const chunks = watched(body, this.#timing.stallMs, this.#closing.signal)
-          const put = bundles.put(hashOf(head), chunks, { bytesMax, filesMax })
-          this.#receiving.add(put)
-          await put.finally(() => this.#receiving.delete(put))
-          return {}
-        },
-      },
-      downloads: {
-        'bundle.get': async (call: PeerCall) => {
-          const tar = bundles.tar(hashOf(call.head))
-          if (tar === undefined) throw new FndError('bundle-not-found')
-          return { head: { bytes: tar.bytes }, body: tar.chunks }
-        },
-      },
-    }
-  }
-
   /** To be called while peers still answer, and before the store is closed. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort()
     await this.#fetcher.ended()
-    await Promise.allSettled(this.#receiving)
   }
 
   get #isClosed(): boolean {

@@ -53,7 +53,7 @@ export class SnapshotTransfer {
     const { to } = message
     if (this.#active.has(to) || this.#isClosed) return void setImmediate(() => done(false))
     this.#active.add(to)
-    this.#send(message)
+    void this.#send(message)
       .then(
         () => true,
         (error: unknown) => {

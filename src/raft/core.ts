@@ -7,7 +7,7 @@ import { assert } from '../errors.ts'
 import { applyChange, encodeConfChange } from './confchange.ts'
 import { describe } from './describe.ts'
 import { stepCandidate } from './role-candidate.ts'
-import { answerVote, isDisruptive, learnCommit, startElection } from './role-election.ts'
+import { answerVote, isDisruptive, startElection } from './role-election.ts'
 import { stepFollower } from './role-follower.ts'
 import {
   beginReads,
@@ -161,8 +161,6 @@ export class RaftCore {
       answerVote(state, received)
       return undefined
     }
-    const isAnswer = type === 'MsgVoteResp' || type === 'MsgPreVoteResp'
-    if (isAnswer && received.commit > 0) learnCommit(state, received)
     if (state.role === 'leader') return stepLeader(state, received)
     if (state.role === 'follower') return stepFollower(state, received)
     return stepCandidate(state, received)

@@ -16,8 +16,8 @@
 import { assert, FndError } from '../errors.ts'
 import { Applier } from './applier.ts'
 import { LogCache } from './cache.ts'
-import { RaftCore } from './core.ts'
-import { type MemberLimits, type MemberOptions, memberLimits } from './member-options.ts'
+import type { RaftCore } from './core.ts'
+import { type MemberLimits, type MemberOptions, memberLimits, newCore } from './member-options.ts'
 import { type ProposalDone, Proposals, type Refusal } from './proposals.ts'
 import { type ReadDone, Reads } from './reads.ts'
 import { LogTail } from './tail.ts'
@@ -486,33 +486,4 @@ export class Member {
     this.#reads.endAll()
     this.#options.onFatal(error)
   }
-}
-
-function newCore(options: MemberOptions, limits: MemberLimits, cache: LogCache): RaftCore {
-  const { log, machine, random } = options
-  const applied = machine.appliedIndex
-  return new RaftCore(
-    {
-      id: log.identity.nodeId,
-      electionTick: limits.electionTick,
-      heartbeatTick: limits.heartbeatTick,
-      preVote: true,
-      checkQuorum: true,
-      stepDownOnRemoval: true,
-      votesTellCommit: true,
-      inflightMax: limits.inflightMax,
-      inflightBytesMax: limits.inflightBytesMax,
-      messageBytesMax: limits.batchBytesMax,
-      committedBytesMax: limits.applyBytesMax,
-      uncommittedBytesMax: limits.pendingBytesMax,
-      random,
-    },
-    cache,
-    {
-      // What is applied was committed, also when the note of that was not on the disk yet.
-      hardState: { ...log.hardState, commit: Math.max(log.hardState.commit, applied) },
-      confState: machine.confState,
-      applied,
-    },
-  )
 }

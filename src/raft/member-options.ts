@@ -1,5 +1,7 @@
+import { RaftCore } from './core.ts'
 import type { DriverObserver } from './observer.ts'
 import type { LogStore, Network, Scheduler, StateMachine } from './ports.ts'
+import type { LogReader } from './types.ts'
 
 export interface MemberOptions {
   readonly log: LogStore
@@ -74,4 +76,33 @@ export const memberLimits: MemberLimits = {
   checkedPieceBytes: mib / 4,
   retryMs: 1000,
   unknownAfterMs: 3000,
+}
+
+/** The core of a member, as its log and its state machine remember it. */
+export function newCore(options: MemberOptions, limits: MemberLimits, cache: LogReader): RaftCore {
+  const { log, machine, random } = options
+  const applied = machine.appliedIndex
+  return new RaftCore(
+    {
+      id: log.identity.nodeId,
+      electionTick: limits.electionTick,
+      heartbeatTick: limits.heartbeatTick,
+      preVote: true,
+      checkQuorum: true,
+      stepDownOnRemoval: true,
+      inflightMax: limits.inflightMax,
+      inflightBytesMax: limits.inflightBytesMax,
+      messageBytesMax: limits.batchBytesMax,
+      committedBytesMax: limits.applyBytesMax,
+      uncommittedBytesMax: limits.pendingBytesMax,
+      random,
+    },
+    cache,
+    {
+      // What is applied was committed, also when the note of that was not on the disk yet.
+      hardState: { ...log.hardState, commit: Math.max(log.hardState.commit, applied) },
+      confState: machine.confState,
+      applied,
+    },
+  )
 }

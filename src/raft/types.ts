@@ -84,7 +84,6 @@ export interface Message {
   readonly term: number
   readonly logTerm: number
   readonly index: number
-  /** Also in a refused vote, then with its term in `logTerm`. */
   readonly commit: number
   readonly entries: readonly Entry[]
   readonly reject: boolean
@@ -93,6 +92,8 @@ export interface Message {
   /**
    * `MsgHeartbeat` and its answer: number of the round that confirms reads, 0 for none.
    * `MsgReadIndex` and its answer: the asking node's number of the read.
+   * `MsgVote`, `MsgPreVote`: how far the candidate's log is committed. Their rejections: how far
+   * it is, as the voter knows.
    */
   readonly context: number
   /** `MsgVote`, `MsgTimeoutNow`: the leader asked for this election. */
@@ -116,8 +117,8 @@ export interface Ready {
   /** May leave before anything is persisted. */
   readonly messages: readonly Message[]
   /**
-   * Leave after everything above is persisted: answers that promise durability, and `MsgVote`,
-   * whose term and log must not be forgotten once others voted for them.
+   * Leave after everything above is persisted: answers that promise durability, and requests for
+   * votes, whose term and log must not be forgotten once others voted for them.
    */
   readonly answers: readonly Message[]
   /** Reads whose index is known and confirmed: serve them once that index is applied. */
@@ -186,8 +187,6 @@ export interface CoreConfig {
   readonly preVote: boolean
   readonly checkQuorum: boolean
   readonly stepDownOnRemoval: boolean
-  /** Refused votes carry the commit index: `learnCommit` says why. Etcd's raft does not. */
-  readonly votesTellCommit?: boolean
   /** For the conformance harness only: etcd's scenario of a changed rule. */
   readonly disableConfChangeValidation?: boolean
   /** Append messages on the way to one follower, and the bytes of their entries. */

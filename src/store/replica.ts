@@ -20,6 +20,7 @@ import { makeDir } from './fsync.ts'
 import { DataLock } from './lock.ts'
 import { LmdbLog } from './log.ts'
 import { Queries } from './queries.ts'
+import { finishInstall } from './recover.ts'
 import { RouteTable } from './routes.ts'
 
 import { Snapshots } from './snapshots.ts'
@@ -98,9 +99,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const stagedDir = join(storeDir, 'staged')
   const staging = new Staging({ dir: stagedDir, keep: log.installing, freeBytesMin })
   const db = opening.use(new StateDb(database, { stagedDir }))
-  // The log begins behind a snapshot of which it is not known whether it came to be installed.
-  if (log.installing !== '') db.install(log.installing)
-  const snapshots = new Snapshots({ database, dir: join(storeDir, 'taken') })
+  await finishInstall(log, db)
+  const snapshots = new Snapshots({ database, dir: join(storeDir, 'snapshots') })
   const member = new Member({
     log,
     machine: db,
@@ -116,18 +116,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const routes = new RouteTable(db.rows)
   const bundles = opening.use(new Bundles(join(dataDir, 'bundles')))
   const state = new ReplicatedState(db, group, options.propose)
-  const nodeListeners: (() => void)[] = []
-  const tellNodes = () => {
-    for (const listener of nodeListeners) listener()
-  }
-  db.onChanges((changes: readonly Change[]) => {
-    routes.update(changes)
-    if (changes.some(({ kind }) => kind === 'node')) tellNodes()
-  })
-  db.onReset(() => {
-    routes.reset(db.rows)
-    tellNodes()
-  })
+  const nodeListeners = new Set<() => void>()
+  keepInMemory(db, routes, nodeListeners)
   const parts = opening.move()
   return {
     identity: log.identity,
@@ -139,7 +129,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     snapshots,
     staging,
     propose: command => state.proposeHere(command),
-    onNodes: listener => void nodeListeners.push(listener),
+    onNodes: listener => void nodeListeners.add(listener),
     status: () => {
       const { role, term, lastIndex, commit } = member.status()
       const { clusterId, nodeId, uuid } = log.identity
@@ -159,6 +149,21 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     // In reverse order of opening: the lock goes last.
     [Symbol.asyncDispose]: () => parts.disposeAsync(),
   }
+}
+
+/** What is kept in memory of the rows follows them, also when a snapshot takes their place. */
+function keepInMemory(db: StateDb, routes: RouteTable, nodeListeners: Set<() => void>): void {
+  const tellNodes = () => {
+    for (const listener of nodeListeners) listener()
+  }
+  db.onChanges((changes: readonly Change[]) => {
+    routes.update(changes)
+    if (changes.some(({ kind }) => kind === 'node')) tellNodes()
+  })
+  db.onReset(() => {
+    routes.reset(db.rows)
+    tellNodes()
+  })
 }
 
 /** The first node of a new cluster. */

@@ -1,6 +1,7 @@
 /** Stores on directories of their own, that spread their bundles over a net in memory. */
 import { join } from 'node:path'
 import pino from 'pino'
+import { BundleServer } from '../../src/cluster/bundle-serve.ts'
 import { BundleSpread, type SpreadTiming } from '../../src/cluster/bundle-spread.ts'
 import type { ConfState } from '../../src/raft/types.ts'
 import { Bundles } from '../../src/store/bundles.ts'
@@ -15,6 +16,7 @@ export interface Member {
   readonly dir: string
   readonly bundles: Bundles
   readonly spread: BundleSpread
+  readonly server: BundleServer
   readonly referenced: Set<string>
 }
 
@@ -53,8 +55,9 @@ export class World implements AsyncDisposable {
         log: pino({ level: 'silent' }),
         timing: { ...timing, ...given },
       })
-      this.net.add(id, spread.handlers())
-      this.members.push({ id, dir, bundles, spread, referenced })
+      const server = new BundleServer(bundles, given.stallMs ?? timing.stallMs)
+      this.net.add(id, server.handlers)
+      this.members.push({ id, dir, bundles, spread, server, referenced })
     }
   }
 
@@ -70,6 +73,7 @@ export class World implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { spread } of this.members) await spread[Symbol.asyncDispose]()
+    for (const { server } of this.members) await server[Symbol.asyncDispose]()
     for (const { bundles } of this.members) await bundles[Symbol.asyncDispose]()
     this.#dir[Symbol.dispose]()
   }
