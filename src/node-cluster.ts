@@ -8,6 +8,7 @@ import { adoptAdminToken, ensureAdminToken } from './api/auth.ts'
 import { systemClock } from './clock.ts'
 import { Announcer } from './cluster/announcer.ts'
 import { Authority } from './cluster/authority.ts'
+import { BundleServer } from './cluster/bundle-serve.ts'
 import { BundleSpread } from './cluster/bundle-spread.ts'
 import { advertised, type Entry, enter } from './cluster/entry.ts'
 import { Forwarder } from './cluster/forward.ts'
@@ -22,14 +23,14 @@ import { Roll } from './cluster/roll.ts'
 import { SnapshotTransfer } from './cluster/snapshot-transfer.ts'
 import { mintToken } from './cluster/token.ts'
 import { connectTls } from './cluster/transport.ts'
-import { joinRefusal } from './cluster/upgrade.ts'
+import { joinRefusal, upgradeRefusal } from './cluster/upgrade.ts'
 import type { Config } from './config.ts'
 import { placeText } from './config-cluster.ts'
 import { FndError, StartError } from './errors.ts'
 import type { Logger } from './log.ts'
 import { tellBoth } from './raft/observer.ts'
 import type { Network } from './raft/ports.ts'
-import { commandVersion } from './store/codec.ts'
+import { commandVersion, versionNeeded } from './store/codec.ts'
 import type { Command, Outcome } from './store/commands.ts'
 import { fsyncDir, writeWhole } from './store/fsync.ts'
 import type { Node } from './store/objects.ts'
@@ -109,9 +110,10 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
     onFailure: (to, error) => log.warn({ node: to, err: error }, 'a snapshot was not sent'),
   })
   opening.defer(() => transfer.close())
+  const bundleServer = opening.use(new BundleServer(store.bundles))
   const spread = opening.use(makeSpread(store, peers, log))
   opening.use(made.members)
-  for (const each of [spread.handlers(), transfer.handlers()]) {
+  for (const each of [bundleServer.handlers, transfer.handlers()]) {
     Object.assign(handlers.calls, each.calls)
     Object.assign(handlers.uploads, each.uploads)
     Object.assign(handlers.downloads, each.downloads)
@@ -359,7 +361,14 @@ function makeMembership(made: {
   const { electionTimeoutMs, name } = config.cluster
   const { clusterId, nodeId } = store.identity
   const { member, group } = store
-  const propose = (command: Command) => store.propose(command)
+  const propose = async (command: Command) => {
+    try {
+      return await store.propose(command)
+    } catch (error) {
+      const isPending = error instanceof FndError && error.code === 'upgrade-pending'
+      throw isPending ? holdouts(store, command, error) : error
+    }
+  }
   const forward = new Forwarder({
     nodeId,
     peers,
@@ -411,6 +420,12 @@ function makeMembership(made: {
     whyLeaderless: () => members.whyLeaderless(),
   })
   return { forward, members, fresh }
+}
+
+/** The same refusal, which names the nodes that hold the command back. */
+function holdouts({ state }: Store, command: Command, refusal: FndError): FndError {
+  const view = { clusterVersion: state.clusterVersion(), nodes: state.nodes() }
+  return upgradeRefusal(versionNeeded(command), view) ?? refusal
 }
 
 function rowsOf(store: Store, forward: Forwarder): NodeRows {
