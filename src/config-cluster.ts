@@ -102,7 +102,7 @@ function readJoin(read: Reader, flags: ClusterFlags): Place[] {
 /** Its form alone; whether it is right, a member says. */
 function readJoinToken(read: Reader, flags: ClusterFlags): string {
   const token = (flags.joinToken ?? read.text(['FND_JOIN_TOKEN'], '')).trim()
-  if (token !== '' && !/^fnd-[\w-]+\.\d+\.[\w-]+$/.test(token)) {
+  if (token !== '' && !/^fnd-[\w-]+\.[0-9a-z]+\.[\w-]+$/.test(token)) {
     read.faults.push('--join-token: that is not what `fnd token` prints')
   }
   return token

@@ -369,12 +369,15 @@ function makeMembership(made: {
       throw isPending ? holdouts(store, command, error) : error
     }
   }
+  // A disk without room keeps this node from leading, and perhaps the others as well.
+  const whyLeaderless = () =>
+    member.isStarved ? new FndError('disk-full') : members.whyLeaderless()
   const forward = new Forwarder({
     nodeId,
     peers,
     electionTimeoutMs,
     nowMs: () => Date.now(),
-    whyLeaderless: () => members.whyLeaderless(),
+    whyLeaderless,
     member: {
       propose,
       get lead() {
@@ -414,11 +417,7 @@ function makeMembership(made: {
     drainCalls: parts.drainCalls,
     onOut: parts.onOut,
   })
-  const fresh = new Freshness({
-    member,
-    electionTimeoutMs,
-    whyLeaderless: () => members.whyLeaderless(),
-  })
+  const fresh = new Freshness({ member, electionTimeoutMs, whyLeaderless })
   return { forward, members, fresh }
 }
 

@@ -11,6 +11,7 @@ import { logsApi } from './api/logs.ts'
 import { metricsApi } from './api/metrics.ts'
 import { makeApi } from './api/server.ts'
 import { systemClock } from './clock.ts'
+import { loneCluster } from './cluster/lone.ts'
 import { type Config, requestHeaderBytesDefault } from './config.ts'
 import { type AssertionError, FndError, StartError } from './errors.ts'
 import { type DockerParts, openDocker } from './exec/docker/open.ts'
@@ -344,6 +345,7 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     images: docker.images,
     secrets,
     reports,
+    ...loneCluster({ config, version, status: () => store.status() }),
     token,
     version,
     counterOf: invoke.counterOf,

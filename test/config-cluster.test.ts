@@ -51,7 +51,7 @@ test('the join token may lie in a file', () => {
   const dir = mkdtempSync(join(tmpdir(), 'fnd-config-'))
   try {
     const path = join(dir, 'token')
-    const token = `fnd-${'A'.repeat(43)}.1800000000.${'b'.repeat(22)}`
+    const token = `fnd-${'A'.repeat(43)}.rkckw0.${'b'.repeat(22)}`
     writeFileSync(path, `${token}\n`)
     expect(clusterFrom({ FND_JOIN_TOKEN_FILE: path }).joinToken).toBe(token)
   } finally {

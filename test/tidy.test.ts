@@ -12,7 +12,12 @@ import { Glob } from 'bun'
 const root = join(import.meta.dir, '..')
 
 /** Composition: the files that see every folder. */
-const compositionFiles = ['src/main.ts', 'src/node.ts', 'src/node-cluster.ts']
+const compositionFiles = [
+  'src/main.ts',
+  'src/node.ts',
+  'src/node-cluster.ts',
+  'src/offline.ts',
+]
 
 /** Leaves that every folder may use. They import nothing but each other. */
 const leafFiles = ['src/clock.ts', 'src/errors.ts', 'src/ids.ts', 'src/version.ts']
@@ -144,6 +149,7 @@ function folderOf(path: string): string {
 
 function mayUse(path: string, used: string): boolean {
   if (compositionFiles.includes(path)) return true
+  if (used === 'src/offline.ts') return /^src\/cli\/(recover|restore)\.ts$/.test(path)
   if (compositionFiles.includes(used)) return path === 'src/cli/serve.ts'
   if (leafFiles.includes(used) || used in openFiles || !used.startsWith('src/')) return true
   if (pairs.some(([user, usedByIt]) => user === path && usedByIt === used)) return true

@@ -101,8 +101,9 @@ function greet(self: Self, link: Link, options: Greeting): Promise<Dialed> {
   return new Promise(resolve => {
     const finish = (outcome: Dialed) => {
       clearTimeout(timer)
-      if (!outcome.ok) link.destroy()
+      // First, since the end of the link has a reason as well, which is not the cause.
       resolve(outcome)
+      if (!outcome.ok) link.destroy()
     }
     const timer = setTimeout(
       () => finish({ ok: false, reason: 'no welcome in time' }),

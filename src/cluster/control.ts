@@ -78,9 +78,13 @@ export interface PendingJoin {
   /** Of its key: what `fnd` there shows, so that an operator can compare. */
   readonly fingerprint: string
   readonly name: string
+  /** Where it says that its peer port is. */
   readonly address: string
+  /** Where it connects from. */
+  readonly remoteAddress: string
+  readonly apiUrl: string
   readonly version: string
-  readonly askedMs: number
+  readonly sinceMs: number
 }
 
 export interface JoinToken {
@@ -105,7 +109,8 @@ export interface ClusterControl {
   /** Resolves with the new leader. Undefined: to the voter that is most up to date. */
   transfer(to: NodeId | undefined): Promise<NodeId>
   pending(): Promise<readonly PendingJoin[]>
-  approve(fingerprint: string): Promise<PendingJoin>
+  /** Resolves when it is a node, with its id. */
+  approve(fingerprint: string): Promise<NodeId>
   mintToken(lifeMs: number): Promise<JoinToken>
   /** Resolves once this node is on its way out; it ends by itself when it is out. */
   leave(): Promise<void>

@@ -1,5 +1,5 @@
 /**
- * The member's side of joining. A good token, or a connection from this machine, is let in at
+ * The member's side of joining. A good token, or a trusted process of this machine, is let in at
  * once; others wait until an operator approves their fingerprint at the leader, in a bounded list
  * that lives as long as their connections. Only the leader takes nodes in; others point to it.
  */
@@ -18,6 +18,7 @@ import {
   type JoinRequest,
   joinFrameBytesMax,
 } from './join-words.ts'
+import { isTrustedNeighbour } from './neighbour.ts'
 import { judgeToken, mintToken } from './token.ts'
 import type { Link } from './transport.ts'
 
@@ -150,7 +151,8 @@ export class JoinServer {
     const hasToken = request.token !== ''
     const fault = hasToken ? judgeToken(authority.pair, request.token, wallMs()) : undefined
     if (fault !== undefined) return refuse(link, 'not-member', fault)
-    const isVouched = hasToken || isSameMachine(link)
+    const isVouched = hasToken || (isSameMachine(link) && (await isTrustedNeighbour(link)))
+    if (!link.isOpen) return
     const lead = leader()
     if (lead.kind === 'other') {
       const token = isVouched ? mintToken(authority.pair, wallMs() + passLifeMs) : ''

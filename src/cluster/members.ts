@@ -50,8 +50,8 @@ export interface NodeRows {
 /** Requests to join that wait for an operator, in the memory of the leader; and join tokens. */
 export interface JoinDesk {
   pending(): readonly PendingJoin[]
-  /** Undefined when none with this fingerprint waits. */
-  approve(fingerprint: string): Promise<PendingJoin | undefined>
+  /** Resolves when it is a node. Rejects with `join-not-found` when none such waits. */
+  approve(fingerprint: string): Promise<NodeId>
   mint(lifeMs: number): JoinToken
 }
 
@@ -99,6 +99,7 @@ export class Members implements ClusterControl, AsyncDisposable {
   /** The step of the autopilot that is under way. */
   #step: Promise<void> | undefined
   #departure: Promise<void> | undefined
+  #isTurnedAway = false
   #isClosed = false
 
   constructor(parts: MembersParts) {
@@ -185,8 +186,8 @@ export class Members implements ClusterControl, AsyncDisposable {
     return (await this.#ask({ op: 'pending' })) as PendingJoin[]
   }
 
-  async approve(fingerprint: string): Promise<PendingJoin> {
-    return (await this.#ask({ op: 'approve', fingerprint })) as PendingJoin
+  async approve(fingerprint: string): Promise<NodeId> {
+    return (await this.#ask({ op: 'approve', fingerprint })) as NodeId
   }
 
   async mintToken(lifeMs: number): Promise<JoinToken> {
@@ -199,6 +200,11 @@ export class Members implements ClusterControl, AsyncDisposable {
     if (!this.#hasOther(nodeId)) throw new FndError('last-node')
     if (this.#mustFind(nodeId).state === 'active') await rows.setState(nodeId, 'draining')
     this.#depart()
+  }
+
+  /** Another node said that this one is no member: on its way out, it has arrived. */
+  turnedAway(): void {
+    this.#isTurnedAway = true
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -219,11 +225,8 @@ export class Members implements ClusterControl, AsyncDisposable {
     switch (ask.op) {
       case 'pending':
         return joins.pending()
-      case 'approve': {
-        const approved = await joins.approve(ask.fingerprint)
-        if (approved === undefined) throw new FndError('join-not-found')
-        return approved
-      }
+      case 'approve':
+        return joins.approve(ask.fingerprint)
       case 'promote':
         return this.#carryOut(planPromotion(this.#view(), ask.id))
       case 'demote':
@@ -331,7 +334,7 @@ export class Members implements ClusterControl, AsyncDisposable {
       await drainCalls()
       let heardMs = monotonicMs()
       while (!this.#isClosed) {
-        const answer = await this.#askWhetherOut()
+        const answer = this.#isTurnedAway ? 'out' : await this.#askWhetherOut()
         // Who was told to leave and is alone may go: the others take it out in either case.
         const isGivenUp = monotonicMs() - heardMs > config.voterDeadAfterMs
         if (answer === 'out' || isGivenUp) {

@@ -81,6 +81,14 @@ export class Link {
     return plainAddress(this.#socket.localAddress)
   }
 
+  get remotePort(): number {
+    return this.#socket.remotePort
+  }
+
+  get localPort(): number {
+    return this.#socket.localPort
+  }
+
   /** Takes all of it. What it returns says whether the kernel did too. */
   write(bytes: Uint8Array): boolean {
     if (this.#isClosed || this.#isEnding) return false
@@ -267,8 +275,9 @@ export function connectTls(options: ConnectOptions): Promise<Connected> {
     let link: Link | undefined
     const fail = (reason: string, isStranger = false) => {
       clearTimeout(timer)
-      link?.destroy()
+      // First, since the end of the link has a reason as well, which is not the cause.
       resolve({ ok: false, reason, isStranger })
+      link?.destroy()
     }
     const timer = setTimeout(() => fail('no answer in time'), options.timeoutMs)
     const closed = (reason: string | undefined) => fail(reason ?? 'it closed the connection')

@@ -46,8 +46,12 @@ export function isVoter(conf: ConfState, id: NodeId): boolean {
   return conf.voters.includes(id) || conf.votersOutgoing.includes(id)
 }
 
+export function isLearner(conf: ConfState, id: NodeId): boolean {
+  return conf.learners.includes(id)
+}
+
 export function isMember(conf: ConfState, id: NodeId): boolean {
-  return isVoter(conf, id) || conf.learners.includes(id) || conf.learnersNext.includes(id)
+  return isVoter(conf, id) || isLearner(conf, id) || conf.learnersNext.includes(id)
 }
 
 /** Ids of the voters of both halves, ascending. */
@@ -149,12 +153,10 @@ class Draft {
     }
   }
 
-  /** Only here objects of the old configuration change, so a refused one leaves no trace. */
+  /** Members of both configurations keep their Progress, untouched: the change may be a trial. */
   finish(conf: ConfState): Tracker {
     const progress = new Map([...this.#progress].sort(([a], [b]) => a - b))
-    const learners = new Set(conf.learners)
-    for (const [id, member] of progress) member.isLearner = learners.has(id)
-    for (const id of learners) assert(!isVoter(conf, id), 'no learner is a voter')
+    for (const id of conf.learners) assert(!isVoter(conf, id), 'no learner is a voter')
     for (const id of conf.learnersNext) {
       assert(conf.votersOutgoing.includes(id), 'who will be a learner is an outgoing voter')
     }

@@ -70,7 +70,6 @@ export class Progress {
   pendingSnapshot = 0
   /** Heard of since the last check of the quorum. */
   isRecentlyActive: boolean
-  isLearner = false
   /** The highest commit index that is on its way to it. */
   sentCommit = 0
   readonly inflights: Inflights
@@ -155,7 +154,7 @@ export class Progress {
     return commit > this.sentCommit && this.sentCommit < this.next - 1
   }
 
-  status(): ProgressStatus {
+  status(isLearner: boolean): ProgressStatus {
     return {
       state: this.state,
       match: this.match,
@@ -163,7 +162,7 @@ export class Progress {
       isPaused: this.isPaused,
       pendingSnapshot: this.pendingSnapshot,
       isRecentlyActive: this.isRecentlyActive,
-      isLearner: this.isLearner,
+      isLearner,
       inflight: this.inflights.count,
       isInflightFull: this.inflights.isFull,
     }

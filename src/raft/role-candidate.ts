@@ -1,6 +1,6 @@
 /** A candidate or pre-candidate: counts votes until it wins, loses, or hears a leader. */
 import { voteResult } from './quorum.ts'
-import { campaign } from './role-election.ts'
+import { campaign, learnCommit } from './role-election.ts'
 import { stepFollower } from './role-follower.ts'
 import { becomeLeader } from './role-leader.ts'
 import type { RaftState } from './role-state.ts'
@@ -16,12 +16,14 @@ export function stepCandidate(state: RaftState, received: Message): ProposalRefu
       state.becomeFollower(received.term, received.from)
       return stepFollower(state, received)
     case 'MsgPreVoteResp':
-      if (state.role === 'pre-candidate') countVote(state, received)
-      return undefined
-    case 'MsgVoteResp':
+    case 'MsgVoteResp': {
+      // What is committed stays so, however late this comes: requests name what is on the disk.
+      if (received.reject) learnCommit(state, received.context)
       // Late pre-votes are no votes.
-      if (state.role === 'candidate') countVote(state, received)
+      const isPre = received.type === 'MsgPreVoteResp'
+      if (state.role === (isPre ? 'pre-candidate' : 'candidate')) countVote(state, received)
       return undefined
+    }
     default:
       return undefined
   }

@@ -27,7 +27,8 @@ export function campaign(state: RaftState, kind: Campaign): void {
     if (id === state.id) state.send(isPre ? 'MsgPreVoteResp' : 'MsgVoteResp', id, { term })
     else {
       const isTransfer = kind === 'transfer'
-      const fields = { term, index: lastIndex, logTerm: lastTerm, isTransfer }
+      const context = state.log.commit
+      const fields = { term, index: lastIndex, logTerm: lastTerm, isTransfer, context }
       state.send(isPre ? 'MsgPreVote' : 'MsgVote', id, fields)
     }
   }
@@ -47,6 +48,9 @@ export function isDisruptive(state: RaftState, request: Message): boolean {
 
 /** Answers `MsgVote` and `MsgPreVote`. Learners vote too: they may be voters and not know it. */
 export function answerVote(state: RaftState, request: Message): void {
+  // Where the logs share an entry, they share all before it, and what is committed of that.
+  const isShared = state.log.term(request.index) === request.logTerm
+  if (isShared) learnCommit(state, Math.min(request.context, request.index))
   const isPre = request.type === 'MsgPreVote'
   const answer = isPre ? 'MsgPreVoteResp' : 'MsgVoteResp'
   const mayVote =
@@ -58,5 +62,22 @@ export function answerVote(state: RaftState, request: Message): void {
     if (isPre) return
     state.electionElapsed = 0
     state.vote = request.from
-  } else state.send(answer, request.from, { reject: true })
+  } else {
+    const context = isShared ? Math.min(state.log.commit, request.index) : 0
+    state.send(answer, request.from, { reject: true, context })
+  }
+}
+
+/**
+ * Entries up to `index` of this log are committed, as another member knows. Elections carry that,
+ * because a change of the membership is in force where it is applied: a leader that crashed or left
+ * just then may need the vote, or be needed for the vote, of one that is not aware of the change,
+ * and whose log forbids it. Nobody could win (after raft-rs; etcd does not).
+ */
+export function learnCommit(state: RaftState, index: number): void {
+  if (state.role === 'leader' || index <= state.log.commit) return
+  state.log.commitTo(index)
+  const isElecting = state.role !== 'follower'
+  // Who decides this election may just have changed.
+  if (isElecting && state.log.hasUnappliedConfChange()) state.becomeFollower(state.term, 0)
 }

@@ -16,8 +16,8 @@ export function stepFollower(state: RaftState, received: Message): ProposalRefus
       takeFromLeader(state, received)
       return undefined
     case 'MsgTransferLeader':
-      // `from` stays the node that shall take over.
-      if (state.lead !== 0) {
+      // `from` stays the node that shall take over, and may have done so.
+      if (state.lead !== 0 && state.lead !== received.from) {
         state.messages.push({ ...received, to: state.lead, term: state.term })
       }
       return undefined
@@ -33,7 +33,8 @@ export function stepFollower(state: RaftState, received: Message): ProposalRefus
 }
 
 function forwardProposal(state: RaftState, received: Message): ProposalRefusal | undefined {
-  if (state.lead === 0) return 'no-leader'
+  // Who proposed it may lead by now; it asks again, or not.
+  if (state.lead === 0 || state.lead === received.from) return 'no-leader'
   state.messages.push({ ...received, to: state.lead })
   return undefined
 }

@@ -1,6 +1,6 @@
 /** A leader: appends, replicates, commits what a quorum holds, and confirms reads. */
 import { assert } from '../errors.ts'
-import { applyChange, isJoint, isLeave, isVoter, readConfChange } from './confchange.ts'
+import { applyChange, isJoint, isLearner, isLeave, isVoter, readConfChange } from './confchange.ts'
 import { entrySize } from './log.ts'
 import type { Progress } from './progress.ts'
 import { committedIndex } from './quorum.ts'
@@ -240,7 +240,7 @@ function checkQuorum(state: RaftState): boolean {
 
 /** Catches `to` up, then asks it to begin an election at once (thesis 3.10). */
 function beginTransfer(state: RaftState, member: Progress, to: NodeId): void {
-  if (member.isLearner || to === state.transferee) return
+  if (isLearner(state.conf, to) || to === state.transferee) return
   state.transferee = 0
   if (to === state.id) return
   state.electionElapsed = 0
@@ -252,7 +252,7 @@ function beginTransfer(state: RaftState, member: Progress, to: NodeId): void {
 /** A new configuration is in force, and with it another quorum. */
 export function reconfigured(state: RaftState): void {
   const own = state.progress.get(state.id)
-  if (own === undefined || own.isLearner) {
+  if (own === undefined || isLearner(state.conf, state.id)) {
     if (state.config.stepDownOnRemoval) state.becomeFollower(state.term, 0)
     return
   }

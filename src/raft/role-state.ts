@@ -132,7 +132,7 @@ export class RaftState {
     const sent = message(type, this.id, to, { term: this.term, ...fields })
     if (type === 'MsgAppResp' || type === 'MsgVoteResp' || type === 'MsgPreVoteResp') {
       this.answers.push(sent)
-    } else if (type === 'MsgVote') this.requests.push(sent)
+    } else if (type === 'MsgVote' || type === 'MsgPreVote') this.requests.push(sent)
     else this.messages.push(sent)
   }
 

@@ -179,6 +179,27 @@ export class StateDb implements StateMachine, Disposable {
     rmSync(staged, { force: true })
   }
 
+  /** The id of the node of this uuid, or the next one that is free. */
+  idFor(uuid: string): number {
+    const row = this.#tx.get('SELECT id FROM nodes WHERE uuid = ?', uuid)
+    return Number(row?.id ?? this.#tx.get('SELECT next_node_id FROM meta')?.next_node_id)
+  }
+
+  /**
+   * Makes this node the only member, against what the log says: the others belong to a cluster
+   * that was given up. Only offline.
+   */
+  forceAlone(id: number): void {
+    const confState = { ...firstConfState, voters: [id] }
+    this.#db.transaction(() => {
+      this.#tx.run('DELETE FROM nodes WHERE id <> ?', id)
+      this.#tx.run("UPDATE nodes SET state = 'active'")
+      this.#tx.run('UPDATE meta SET next_node_id = max(next_node_id, ?)', id + 1)
+      this.#tx.run('UPDATE meta SET conf_state = ?', encodeConfState(confState))
+    })()
+    this.#confState = confState
+  }
+
   [Symbol.dispose](): void {
     this.#close()
   }

@@ -47,7 +47,7 @@ export interface LmdbLogOptions {
 }
 
 /** What the log begins behind. */
-interface Base {
+export interface Base {
   readonly index: number
   readonly term: number
 }

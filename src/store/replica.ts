@@ -20,6 +20,7 @@ import { makeDir } from './fsync.ts'
 import { DataLock } from './lock.ts'
 import { LmdbLog } from './log.ts'
 import { Queries } from './queries.ts'
+import { finishInstall } from './recover.ts'
 import { RouteTable } from './routes.ts'
 
 import { Snapshots } from './snapshots.ts'
@@ -98,9 +99,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const stagedDir = join(storeDir, 'staged')
   const staging = new Staging({ dir: stagedDir, keep: log.installing, freeBytesMin })
   const db = opening.use(new StateDb(database, { stagedDir }))
-  // The log begins behind a snapshot of which it is not known whether it came to be installed.
-  if (log.installing !== '') db.install(log.installing)
-  const snapshots = new Snapshots({ database, dir: join(storeDir, 'taken') })
+  await finishInstall(log, db)
+  const snapshots = new Snapshots({ database, dir: join(storeDir, 'snapshots') })
   const member = new Member({
     log,
     machine: db,

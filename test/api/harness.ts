@@ -4,9 +4,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type AnyElysia, Elysia } from 'elysia'
 import pino from 'pino'
+import type { Backups } from '../../src/api/fnd/backup.ts'
 import type { Images } from '../../src/api/fnd/images.ts'
+import type { Fresh } from '../../src/api/freshness.ts'
 import { makeApi } from '../../src/api/server.ts'
 import { systemClock } from '../../src/clock.ts'
+import type { ClusterControl } from '../../src/cluster/control.ts'
+import { loneCluster } from '../../src/cluster/lone.ts'
 import { type Config, readConfig } from '../../src/config.ts'
 import { type AssertionError, FndError } from '../../src/errors.ts'
 import { IdSource } from '../../src/ids.ts'
@@ -71,6 +75,9 @@ export interface HarnessOptions {
   readonly env?: Record<string, string>
   readonly extra?: readonly AnyElysia[]
   readonly images?: Images
+  readonly cluster?: ClusterControl
+  readonly fresh?: Fresh
+  readonly backups?: Backups
   readonly extraAdmin?: readonly AnyElysia[]
 }
 
@@ -88,8 +95,13 @@ export async function openApi(options: HarnessOptions = {}): Promise<Harness> {
   const metrics = new Metrics({ clock: systemClock, version: '0.0.0-test', commit: 'none' })
   const bugs: AssertionError[] = []
   const logLines: string[] = []
+  const status = () => store.status()
+  const lone = loneCluster({ config: read.config, version: '0.0.0-test', status })
   const app = makeApi({
     config: read.config,
+    cluster: options.cluster ?? lone.cluster,
+    fresh: options.fresh ?? lone.fresh,
+    backups: options.backups ?? lone.backups,
     state: store.state,
     clock: systemClock,
     ids: new IdSource(systemClock, { machine: 1n, counter: 0 }),

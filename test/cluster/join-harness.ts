@@ -3,7 +3,7 @@ import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Authority } from '../../src/cluster/authority.ts'
-import { type JoinOptions, type JoinStep, joinCluster } from '../../src/cluster/join-client.ts'
+import type { JoinOptions, JoinStep } from '../../src/cluster/join-client.ts'
 import { JoinServer, type JoinServerOptions, type Leader } from '../../src/cluster/join-server.ts'
 import type { JoinRequest } from '../../src/cluster/join-words.ts'
 import { type PeerSettings, startPeer, type TestPeer } from './harness.ts'
@@ -83,5 +83,3 @@ export function joinOptions(
     steps,
   }
 }
-
-export { joinCluster }

@@ -65,15 +65,14 @@ export class World implements AsyncDisposable {
             fingerprint,
             name,
             address: '10.0.0.9:8081',
+            remoteAddress: '10.0.0.9',
+            apiUrl: 'http://10.0.0.9:8080',
             version: '0.1.0',
-            askedMs: 1,
+            sinceMs: 1,
           })),
         approve: async fingerprint => {
-          const found = this.waiting.get(fingerprint)
-          this.waiting.delete(fingerprint)
-          if (found === undefined) return undefined
-          const rest = { address: '10.0.0.9:8081', version: '0.1.0', askedMs: 1 }
-          return { fingerprint, ...found, ...rest }
+          if (!this.waiting.delete(fingerprint)) throw new FndError('join-not-found')
+          return 9
         },
         mint: lifeMs => ({ token: `fnd-${id}`, expiresMs: lifeMs, address: `10.0.0.${id}:8081` }),
       },

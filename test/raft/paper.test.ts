@@ -20,7 +20,8 @@ function memberAs(role: RoleName): Member {
   return member
 }
 
-const typesTo = (sent: readonly Message[]) => sent.map(({ type, to: id, term }) => [type, id, term])
+const typesTo = (sent: readonly Message[]): unknown[] =>
+  sent.map(({ type, to: id, term }) => [type, id, term])
 const persisted = (member: Member) =>
   member.log.entries(1, member.log.lastIndex + 1, Infinity).map(({ index, term }) => [index, term])
 
@@ -103,7 +104,7 @@ describe('5.2 Leader election', () => {
     for (const [at, vote] of votes.split(' ').filter(Boolean).entries()) {
       member.step(to(1, 'MsgVoteResp', { from: at + 2, term: 1, reject: vote === 'no' }))
     }
-    expect([member.role, member.core.term]).toEqual([role, 1])
+    expect<unknown[]>([member.role, member.core.term]).toEqual([role, 1])
   })
 
   test.each([
@@ -438,7 +439,7 @@ describe('5.4 Safety', () => {
       ['MsgVote', 3],
     ])
     for (const request of sent) {
-      expect([request.term, request.index, request.logTerm]).toEqual([
+      expect<unknown[]>([request.term, request.index, request.logTerm]).toEqual([
         term,
         terms.length,
         terms.at(-1),

@@ -17,7 +17,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { StartError } from '../../src/errors.ts'
 import { StateDb } from '../../src/store/db.ts'
-import type { Store } from '../../src/store/replica.ts'
+import { openStore, type Store } from '../../src/store/replica.ts'
 import { seeded } from '../seed.ts'
 import { anApp, openAlone, openLog, temporaryDir } from './sample.ts'
 
@@ -223,7 +223,10 @@ test('below the reserve of room writes are refused, reads are not', async () => 
     throw error
   }
   const freeBytesMin = Number.MAX_SAFE_INTEGER
-  const full = await openAlone({ dataDir: dir.path, onFatal, freeBytesMin })
+  const full = await openStore({ dataDir: dir.path, onFatal, freeBytesMin })
+  full.member.start()
+  // It cannot even begin its term.
+  while (!full.member.isStarved) await Bun.sleep(1)
   const refused = full.state.propose({ type: 'app.create', app: anApp('B') })
   await expect(refused).rejects.toMatchObject({ code: 'disk-full', status: 507 })
   expect(full.state.app('A')).toBeDefined()

@@ -84,7 +84,7 @@ describe('installing', () => {
     expect([db.appliedIndex, resets]).toEqual([51, 1])
   })
 
-  test('a snapshot that is gone or damaged is refused with what to do, the state kept', async () => {
+  test('a snapshot that is gone or damaged is refused, the state kept', async () => {
     using dir = temporaryDir()
     const { template, name } = await prepare(dir.path)
     using db = new StateDb(join(template, 'state.db'))

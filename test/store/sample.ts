@@ -68,8 +68,8 @@ export function temporaryDir(): Disposable & { readonly path: string } {
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) }
 }
 
-export function openLog(dir: string, freeBytesMin = 0): Promise<LmdbLog> {
-  const identity = () => ({ clusterId: 'c', nodeId: 1, uuid: 'u' })
+export function openLog(dir: string, freeBytesMin = 0, nodeId = 1): Promise<LmdbLog> {
+  const identity = () => ({ clusterId: 'c', nodeId, uuid: 'u' })
   return LmdbLog.open({ dir, identity, freeBytesMin })
 }
 

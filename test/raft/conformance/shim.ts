@@ -10,6 +10,7 @@ import {
   emptyConf,
   encodeConfChange,
   enterJoint,
+  isLearner,
   leaveJoint,
   simple,
   type Tracker,
@@ -195,7 +196,9 @@ function theirProgress(progress: ReadonlyMap<NodeId, ProgressStatus>): object {
 }
 
 function theirTracker({ conf, progress }: Tracker): object {
-  const statuses = new Map([...progress].map(([id, member]) => [id, member.status()]))
+  const statuses = new Map(
+    [...progress].map(([id, member]) => [id, member.status(isLearner(conf, id))]),
+  )
   return { config: conf, progress: theirProgress(statuses) }
 }
 
