@@ -18,8 +18,12 @@ const entryHeaderBytes = 16
 /** Where the checksum begins to count. */
 const sumFrom = 8
 
-/** A segment ends when it is this long, so that reading one entry does not read very many. */
+/**
+ * A segment ends when it is this long, so that reading one entry does not read very many, and so
+ * that none has more entries than one write may remove.
+ */
 const segmentBytesMax = 256 * 1024
+const segmentEntriesMax = 1000
 
 const kinds: readonly EntryKind[] = ['normal', 'conf', 'conf-v2']
 
@@ -115,7 +119,9 @@ export function segmentsOf(entries: readonly Entry[]): Entry[][] {
   let current: Entry[] = []
   let bytes = 0
   for (const entry of entries) {
-    if (current.length > 0 && bytes + entry.bytes.length > segmentBytesMax) {
+    const isFull =
+      current.length >= segmentEntriesMax || bytes + entry.bytes.length > segmentBytesMax
+    if (isFull && current.length > 0) {
       segments.push(current)
       current = []
       bytes = 0
