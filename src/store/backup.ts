@@ -1,6 +1,7 @@
 /**
  * A backup is a tar: `backup.json`, its SHA-256 as `sha256sum` writes it, the state as one database
- * file, and the files of the data directory that the caller adds. `backup.json` has the hash of each.
+ * file, and the files of the data directory that the caller adds. `backup.json` has the hash of
+ * each.
  */
 import { createReadStream, readFileSync } from 'node:fs'
 import { chmod, mkdir, readdir, rename, rm } from 'node:fs/promises'
