@@ -37,6 +37,38 @@ const table = {
   },
   'write-overload': { status: 503, message: 'Too many pending changes', retryAfterS: 1 },
 
+  // Nodes.
+  'node-exists': { status: 409, message: 'Another node has this id' },
+  'snapshot-invalid': { status: 400, message: 'Invalid snapshot' },
+  'snapshot-failed': { status: 500, message: 'No snapshot of the state could be taken' },
+  'backup-invalid': { status: 400, message: 'Invalid backup' },
+  'upgrade-pending': {
+    status: 409,
+    message: 'Not before every node of the cluster runs a version of fnd that knows this change',
+  },
+  // Between nodes.
+  'peer-unreachable': {
+    status: 503,
+    message: 'Another node of the cluster cannot be reached',
+    retryAfterS: 1,
+  },
+  'peer-outcome-unknown': {
+    status: 503,
+    message: 'Another node did not answer; what it was asked for may or may not have been done',
+  },
+  'peer-method-unknown': {
+    status: 501,
+    message: 'Another node runs a version of fnd that does not know this request',
+  },
+  'join-refused': { status: 403, message: 'The cluster refused this node' },
+  'join-unreachable': {
+    status: 503,
+    message: 'No member of the cluster could be reached to join it',
+    retryAfterS: 1,
+  },
+  'join-not-found': { status: 404, message: 'No node with this fingerprint waits to join' },
+  'join-overload': { status: 503, message: 'Too many nodes wait to join', retryAfterS: 60 },
+
   // Apps.
   'app-id-given': { status: 400, message: 'App ID cannot be supplied on create' },
   'app-name-missing': { status: 400, message: 'Missing Name' },
@@ -155,16 +187,6 @@ const table = {
     message: 'The leader was lost before it answered; this change may or may not be kept',
     retryAfterS: 1,
   },
-  'peer-unreachable': {
-    status: 503,
-    message: 'Another node of the cluster cannot be reached',
-    retryAfterS: 1,
-  },
-  'peer-outcome-unknown': {
-    status: 503,
-    message: 'Another node of the cluster did not answer in time',
-    retryAfterS: 1,
-  },
   'not-fresh': {
     status: 503,
     message: 'This node has not applied what the request asks to see',
@@ -200,7 +222,6 @@ const table = {
     message: 'The leadership was not handed over in time',
     retryAfterS: 1,
   },
-  'join-not-found': { status: 404, message: 'No node with this fingerprint waits to join' },
 
   // Calls.
   'call-key-required': { status: 401, message: 'This app asks for an invocation key' },
@@ -253,6 +274,11 @@ const table = {
     message:
       'The Docker daemon does not see the directory for sockets (FND_IOFS_PATH, FND_IOFS_DOCKER_PATH)',
   },
+  'bundle-unreachable': {
+    status: 503,
+    message: 'The bundle is not on this node, and could not be fetched from the others',
+    retryAfterS: 5,
+  },
   'image-driver-missing': {
     status: 502,
     message: 'Failed to pull image',
@@ -280,6 +306,11 @@ const table = {
 } as const satisfies Record<string, ErrorRow>
 
 export type ErrorCode = keyof typeof table
+
+/** For codes that other nodes name, which may be of another version. */
+export function isErrorCode(code: unknown): code is ErrorCode {
+  return typeof code === 'string' && Object.hasOwn(table, code)
+}
 
 export interface FndErrorOptions {
   /** Appended to the table's message after `: `, to name the culprit. */

@@ -13,7 +13,7 @@ import type { SyslogSender } from './exec/syslog.ts'
 import type { Store } from './store/replica.ts'
 import { commit, version } from './version.ts'
 import type { DiskSpace } from './watch/disk.ts'
-import type { MetricSources } from './watch/sources.ts'
+import type { BundleStats, MetricSources } from './watch/sources.ts'
 
 export interface ReportParts {
   readonly config: Config
@@ -26,7 +26,19 @@ export interface ReportParts {
   readonly docker: DockerParts
   readonly disk: DiskSpace
   readonly invocations: Invocations
+  /** Absent: there are no other nodes. */
+  readonly spread?: { readonly stats: Omit<BundleStats, 'callsHeld'> }
 }
+
+const noSpread = {
+  sentTotal: 0,
+  sentBytesTotal: 0,
+  sendFailuresTotal: 0,
+  fetchedTotal: 0,
+  fetchedBytesTotal: 0,
+  fetchFailuresTotal: 0,
+  missing: 0,
+} as const
 
 /** `fnd doctor`'s word on one thing that was looked at. */
 interface Check {
@@ -225,10 +237,17 @@ function metricSources(parts: ReportParts): MetricSources {
         term,
         commitIndex,
         appliedIndex,
+        lastIndex,
         logEntries: lastIndex,
         isLeader: role === 'leader',
+        hasLeader: true,
+        isVoter: true,
       }
     },
+    bundles: () => ({
+      ...(parts.spread?.stats ?? noSpread),
+      callsHeld: parts.invocations.held,
+    }),
     logs: () => output.stats,
     syslog: () => syslog.stats,
     images: () => parts.docker.images.stats,

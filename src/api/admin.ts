@@ -57,7 +57,7 @@ export function publicBase(config: Config, request: Request): string {
 }
 
 /** The object a change came to. A conflict becomes the error of its code. */
-function objectOf(outcome: Outcome): App | Fn | Trigger {
+function objectOf(outcome: Outcome): NonNullable<Extract<Outcome, { ok: true }>['object']> {
   if (!outcome.ok) throw new FndError(outcome.code)
   assert(outcome.object !== null, 'creating or updating an object returns it')
   return outcome.object

@@ -12,6 +12,7 @@ import { type AssertionError, assert } from '../errors.ts'
 import type { IdSource } from '../ids.ts'
 import type { Logger } from '../log.ts'
 import type { State } from '../store/state.ts'
+import { commandVersionGiven } from '../version.ts'
 import { adminOnly } from './admin.ts'
 import { makeAuthorize } from './auth.ts'
 import { makeCors, type RequestHandler, withCors } from './cors.ts'
@@ -24,6 +25,7 @@ import { docsApi } from './fnd/docs.ts'
 import { type Images, imagesApi } from './fnd/images.ts'
 import { fnReportApi, type NodeReports, nodeApi } from './fnd/node.ts'
 import { nodesApi, nodeWishesApi } from './fnd/nodes.ts'
+import { noteApi } from './fnd/note.ts'
 import { registriesApi, type Sealer } from './fnd/registries.ts'
 import { tokenApi } from './fnd/token.ts'
 import { type Fresh, freshly } from './freshness.ts'
@@ -88,8 +90,12 @@ export function makeApi(parts: ApiParts): AnyElysia {
   const { fresh } = parts
   const replicated = [appsApi, fnsApi, triggersApi, callsApi, registriesApi, fnReportApi]
   for (const resource of replicated) app.use(count.over(freshly(fresh, resource(admin))))
-  const own = [bundlesApi, imagesApi, nodeApi, nodesApi, nodeWishesApi, tokenApi, backupApi]
-  for (const resource of own) app.use(count.over(resource(admin)))
+  // Only a build that stands for the next version of fnd has it.
+  const next = commandVersionGiven === undefined ? [] : [noteApi]
+  const nodes = [nodesApi, nodeWishesApi, tokenApi, backupApi]
+  for (const resource of [bundlesApi, imagesApi, nodeApi, ...nodes, ...next]) {
+    app.use(count.over(resource(admin)))
+  }
   for (const instance of parts.extraAdmin) {
     app.use(
       new Elysia({ detail: { security: adminSecurity } }).use(adminOnly(authorize)).use(instance),

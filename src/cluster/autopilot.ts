@@ -22,6 +22,7 @@
  */
 import type { ConfChange, ConfState, NodeId, SingleChange } from '../raft/types.ts'
 import type { Node } from '../store/objects.ts'
+import { versionToRaise } from './upgrade.ts'
 
 export interface AutopilotSettings {
   /** 1, 3, 5 or 7. */
@@ -297,12 +298,10 @@ function planRows(scene: Scene): Action | undefined {
   return { type: 'remove-row', id: row.id, reason: `node ${row.id} is out of the configuration` }
 }
 
-/** Only a replaced node never comes back; any other must understand what it will be sent. */
 function planVersion(scene: Scene): Action | undefined {
-  const { rows, commandVersion } = scene.view
-  const versions = rows.filter(row => row.state !== 'replaced').map(row => row.commandVersion)
-  const version = Math.min(...versions)
-  if (versions.length === 0 || version <= commandVersion) return undefined
+  const { rows, commandVersion, confState } = scene.view
+  const version = versionToRaise({ clusterVersion: commandVersion, conf: confState, nodes: rows })
+  if (version === undefined) return undefined
   return { type: 'raise-version', version, reason: `every node understands version ${version}` }
 }
 

@@ -202,17 +202,6 @@ export class Members implements ClusterControl, AsyncDisposable {
     this.#depart()
   }
 
-  /** Before this node stops: another leader at once, rather than after an election. Never fails. */
-  async stepAside(): Promise<void> {
-    if (this.#parts.raft.status().role !== 'leader') return
-    try {
-      await this.#handOver(undefined)
-    } catch (error) {
-      if (!(error instanceof FndError)) throw error
-      this.#parts.log.info({ code: error.code }, `the leadership stays here: ${error.message}`)
-    }
-  }
-
   /** Another node said that this one is no member: on its way out, it has arrived. */
   turnedAway(): void {
     this.#isTurnedAway = true

@@ -10,13 +10,14 @@ import type { Fresh } from '../../src/api/freshness.ts'
 import { makeApi } from '../../src/api/server.ts'
 import { systemClock } from '../../src/clock.ts'
 import type { ClusterControl } from '../../src/cluster/control.ts'
-import { loneCluster } from '../../src/cluster/lone.ts'
 import { type Config, readConfig } from '../../src/config.ts'
 import { type AssertionError, FndError } from '../../src/errors.ts'
 import { IdSource } from '../../src/ids.ts'
-import { openStore, type Store } from '../../src/store/replica.ts'
+import type { Store } from '../../src/store/replica.ts'
 import { SecretBox } from '../../src/store/secrets.ts'
 import { Metrics } from '../../src/watch/metrics.ts'
+import { openAlone } from '../store/sample.ts'
+import { loneCluster } from './lone.ts'
 
 export const token = 'a-token-for-tests-0123456789'
 
@@ -85,7 +86,7 @@ export async function openApi(options: HarnessOptions = {}): Promise<Harness> {
   const env = { FND_DATA: dataDir, FND_LISTEN: '127.0.0.1:0', ...options.env }
   const read = readConfig({}, env)
   if (!read.ok) throw new Error(read.faults.join('; '))
-  const store = await openStore({
+  const store = await openAlone({
     dataDir,
     onFatal: error => {
       throw error

@@ -87,17 +87,6 @@ test('leadership is handed over, from whichever node it is asked', async () => {
   expect(await codeOf(world.seat(1).members.transfer(9))).toBe('node-not-found')
 })
 
-test('a leader that stops steps aside, and one that is alone just stops', async () => {
-  await using world = await worldOf(3)
-  await world.seat(2).members.stepAside()
-  expect(world.leader).toBe(1)
-  await world.seat(1).members.stepAside()
-  expect(world.leader).not.toBe(1)
-  await using alone = await worldOf(1)
-  await alone.seat(1).members.stepAside()
-  expect(alone.leader).toBe(1)
-})
-
 test('promote and demote swap two nodes, and refuse what cannot be', async () => {
   await using world = await worldOf(4)
   await world.seat(2).members.promote(4)

@@ -1,14 +1,15 @@
 /** The cluster of a node that has no peers: it leads itself, and nothing can be handed over. */
-import type { Config } from '../config.ts'
-import { FndError } from '../errors.ts'
-import type { ClusterControl, NodeReport } from './control.ts'
+
+import type { ClusterControl, NodeReport } from '../../src/cluster/control.ts'
+import type { Config } from '../../src/config.ts'
+import { FndError } from '../../src/errors.ts'
 
 export interface LoneParts {
   readonly config: Config
   readonly version: string
   readonly status: () => {
     readonly clusterId: string
-    readonly nodeId: string
+    readonly uuid: string
     readonly term: number
     readonly commitIndex: number
     readonly appliedIndex: number
@@ -23,7 +24,7 @@ export function loneCluster({ config, version, status }: LoneParts) {
   const { name, peerListen } = config.cluster
   const self = (): NodeReport => ({
     id: selfId,
-    uuid: status().nodeId,
+    uuid: status().uuid,
     name,
     role: 'leader',
     state: 'active',

@@ -1,0 +1,38 @@
+/** What runs on the other machine of other-machine.ts: one attempt, told in lines of JSON. */
+import { type Dialed, dial } from '../../src/cluster/connection.ts'
+import { protocolMax, protocolMin } from '../../src/cluster/hello.ts'
+import { joinCluster } from '../../src/cluster/join-client.ts'
+import type { Credentials } from '../../src/cluster/transport.ts'
+import { FndError } from '../../src/errors.ts'
+import type { Line, Spec } from './other-machine.ts'
+
+function tell(line: Line): void {
+  console.log(JSON.stringify(line))
+}
+
+async function run(spec: Spec): Promise<void> {
+  const wallMs = () => Date.now()
+  if (spec.kind === 'join') {
+    const onProgress = (step: Parameters<Parameters<typeof joinCluster>[0]['onProgress']>[0]) =>
+      tell({ kind: 'step', step })
+    tell({ kind: 'joined', result: await joinCluster({ ...spec.options, wallMs, onProgress }) })
+    return
+  }
+  const credentials = spec.credentials as Credentials
+  const numbers = { nodeId: 2, groupId: 1, commandVersion: 2, protocolMin, protocolMax }
+  const texts = { clusterId: 'test', incarnation: 'x', version: '0.1.0', address: spec.own }
+  const self = { credentials: () => credentials, wallMs, hello: () => ({ ...numbers, ...texts }) }
+  const dialed: Dialed = await dial(self, {
+    ...{ address: spec.address, nodeId: 1, purpose: 'raft' },
+    onReady: link => {
+      link.end = { frame: () => undefined, closed: () => undefined }
+    },
+  })
+  tell({ kind: 'dialed', ok: dialed.ok, reason: dialed.ok ? '' : dialed.reason })
+}
+
+await run(JSON.parse(process.argv[2] ?? '')).catch(error => {
+  if (!(error instanceof FndError)) throw error
+  tell({ kind: 'failed', code: error.code, message: error.message })
+})
+process.exit()
