@@ -306,7 +306,7 @@ type ListenParts = ReturnType<typeof makeExec> & {
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
   const { invocations, output, docker, secrets, metrics, token, state, ids, cluster } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
-  const reports = makeReports({ ...parts, config, store, disk, spread: cluster.spread })
+  const reports = makeReports({ ...parts, config, store, disk })
   metrics.watch(reports.sources)
   // Bun counts in whole seconds, at most 255; 0 means no limit.
   const idleS = Math.min(255, Math.ceil(config.limits.connectionIdleS))

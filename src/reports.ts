@@ -13,7 +13,7 @@ import type { SyslogSender } from './exec/syslog.ts'
 import type { Store } from './store/replica.ts'
 import { commit, version } from './version.ts'
 import type { DiskSpace } from './watch/disk.ts'
-import type { BundleStats, MetricSources } from './watch/sources.ts'
+import type { BundleStats, MetricSources, RaftPeerStats, RaftStats } from './watch/sources.ts'
 
 export interface ReportParts {
   readonly config: Config
@@ -26,19 +26,17 @@ export interface ReportParts {
   readonly docker: DockerParts
   readonly disk: DiskSpace
   readonly invocations: Invocations
-  /** Absent: there are no other nodes. */
-  readonly spread?: { readonly stats: Omit<BundleStats, 'callsHeld'> }
+  readonly cluster: {
+    readonly spread: { readonly stats: Omit<BundleStats, 'callsHeld'> }
+    readonly peers: {
+      states(): readonly {
+        readonly id: number
+        readonly isConnected: boolean
+        readonly dropped: number
+      }[]
+    }
+  }
 }
-
-const noSpread = {
-  sentTotal: 0,
-  sentBytesTotal: 0,
-  sendFailuresTotal: 0,
-  fetchedTotal: 0,
-  fetchedBytesTotal: 0,
-  fetchFailuresTotal: 0,
-  missing: 0,
-} as const
 
 /** `fnd doctor`'s word on one thing that was looked at. */
 interface Check {
@@ -231,21 +229,10 @@ function metricSources(parts: ReportParts): MetricSources {
         fns: fns.filter(fn => fn.start + fn.idle + fn.paused + fn.busy > 0),
       }
     },
-    raft: () => {
-      const { role, term, commitIndex, appliedIndex, lastIndex } = store.status()
-      return {
-        term,
-        commitIndex,
-        appliedIndex,
-        lastIndex,
-        logEntries: lastIndex,
-        isLeader: role === 'leader',
-        hasLeader: true,
-        isVoter: true,
-      }
-    },
+    raft: () => raftStats(store),
+    peers: () => peerStats(parts),
     bundles: () => ({
-      ...(parts.spread?.stats ?? noSpread),
+      ...parts.cluster.spread.stats,
       callsHeld: parts.invocations.held,
     }),
     logs: () => output.stats,
@@ -253,4 +240,25 @@ function metricSources(parts: ReportParts): MetricSources {
     images: () => parts.docker.images.stats,
     dataFreeBytes: () => disk.freeBytes(),
   }
+}
+
+function raftStats(store: Store): RaftStats {
+  const { role, term, commitIndex, appliedIndex, lastIndex, firstIndex, nodeId } = store.status()
+  const { confState } = store.member.status()
+  return {
+    ...{ term, commitIndex, appliedIndex, lastIndex },
+    logEntries: lastIndex - firstIndex + 1,
+    isLeader: role === 'leader',
+    hasLeader: store.member.lead !== 0,
+    isVoter: confState.voters.includes(nodeId),
+  }
+}
+
+function peerStats({ store, cluster }: ReportParts): RaftPeerStats[] {
+  const { progress, lastIndex } = store.member.status()
+  return cluster.peers.states().map(({ id, isConnected, dropped }) => {
+    const match = progress.get(id)?.match
+    const matchLag = match === undefined ? undefined : lastIndex - match
+    return { id, isConnected, droppedTotal: dropped, matchLag }
+  })
 }

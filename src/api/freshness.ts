@@ -5,6 +5,7 @@
  */
 import { type AnyElysia, Elysia } from 'elysia'
 import { FndError } from '../errors.ts'
+import type { State } from '../store/state.ts'
 import { queryOf } from './url.ts'
 
 export interface Fresh {
@@ -46,11 +47,35 @@ function wantedBy(request: Request): Wanted {
   return { isLinear, index }
 }
 
-/** The same routes, as fresh as their requests ask for. */
-export function freshly(fresh: Fresh, instance: AnyElysia): AnyElysia {
+/** What a change may name by id, in its path or its body. */
+const found: Readonly<Record<string, (state: State, id: string) => unknown>> = {
+  app_id: (state, id) => state.app(id),
+  fn_id: (state, id) => state.fn(id),
+  trigger_id: (state, id) => state.trigger(id),
+}
+
+function namesUnknown(state: State, ...places: unknown[]): boolean {
+  return places.some(place => {
+    const fields = typeof place === 'object' && place !== null ? Object.entries(place) : []
+    return fields.some(([name, id]) => {
+      const find = Object.hasOwn(found, name) ? found[name] : undefined
+      return find !== undefined && typeof id === 'string' && find(state, id) === undefined
+    })
+  })
+}
+
+/**
+ * The same routes, as fresh as their requests ask for. A change is judged where its entry is
+ * applied, so it need not be fresh; but what it names may have been made through another node a
+ * moment ago, and is not said to be missing before this node has caught up.
+ */
+export function freshly(fresh: Fresh, state: State, instance: AnyElysia): AnyElysia {
   return new Elysia()
-    .onBeforeHandle(async ({ request }) => {
-      if (request.method !== 'GET' && request.method !== 'HEAD') return
+    .onBeforeHandle(async ({ request, params, body }) => {
+      if (request.method !== 'GET' && request.method !== 'HEAD') {
+        if (namesUnknown(state, params, body)) await fresh.linear()
+        return
+      }
       const { isLinear, index } = wantedBy(request)
       if (isLinear) await fresh.linear()
       if (index > 0) await fresh.atLeast(index)

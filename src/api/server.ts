@@ -87,9 +87,9 @@ export function makeApi(parts: ApiParts): AnyElysia {
   })
   const count = new RequestCount(parts.counterOf)
   app.onError(({ error, request }) => count.failed(request, mapError(error, request)))
-  const { fresh } = parts
+  const { fresh, state } = parts
   const replicated = [appsApi, fnsApi, triggersApi, callsApi, registriesApi, fnReportApi]
-  for (const resource of replicated) app.use(count.over(freshly(fresh, resource(admin))))
+  for (const resource of replicated) app.use(count.over(freshly(fresh, state, resource(admin))))
   // Only a build that stands for the next version of fnd has it.
   const next = commandVersionGiven === undefined ? [] : [noteApi]
   const nodes = [nodesApi, nodeWishesApi, tokenApi, backupApi]

@@ -44,6 +44,27 @@ test('reads are linear unless they ask for less', async () => {
   }
 })
 
+test('what a change names is not said to be missing before this node has caught up', async () => {
+  const fresh = new FreshFixture()
+  await using api = await openApi({ fresh })
+  const ask = async (method: string, path: string, body?: unknown) => {
+    fresh.asked.length = 0
+    const { status } = await api.call(method, path, body)
+    return [status, ...fresh.asked]
+  }
+  const app = (await api.call('POST', '/v2/apps', { name: 'a' })).body.id
+  expect(await ask('PUT', `/v2/apps/${app}`, { config: {} })).toEqual([200])
+  for (const kind of ['apps', 'fns', 'triggers']) {
+    expect([kind, ...(await ask('PUT', `/v2/${kind}/x`, {}))]).toEqual([kind, 404, 'linear'])
+    expect([kind, ...(await ask('DELETE', `/v2/${kind}/x`))]).toEqual([kind, 404, 'linear'])
+  }
+  const fn = { name: 'f', app_id: 'x', image: 'bundle:x' }
+  expect((await ask('POST', '/v2/fns', fn))[1]).toBe('linear')
+  // What is here needs no leader to be found.
+  fresh.isLed = false
+  expect(await ask('DELETE', `/v2/apps/${app}`)).toEqual([204])
+})
+
 test('answers say as of which entry they are, those to changes too', async () => {
   const fresh = new FreshFixture()
   await using api = await openApi({ fresh })
