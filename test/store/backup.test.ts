@@ -5,9 +5,8 @@ import { join } from 'node:path'
 import { exportBackup, importBackup, restoreBackup } from '../../src/store/backup.ts'
 import { StateDb } from '../../src/store/db.ts'
 import { Queries } from '../../src/store/queries.ts'
-import { openStore } from '../../src/store/replica.ts'
 import { Snapshots } from '../../src/store/snapshots.ts'
-import { anApp, entryOf, openLog, temporaryDir } from './sample.ts'
+import { anApp, entryOf, openAlone, openLog, temporaryDir } from './sample.ts'
 
 const origin = { version: '1.2.3', clusterId: 'old', nodeId: 1, createdMs: 5000 }
 const parts = [
@@ -86,7 +85,7 @@ describe('a backup', () => {
     expect(log.identity).toEqual({ clusterId: 'new', nodeId: 1, uuid: 'fresh' })
     await log.close()
     // And serves.
-    await using store = await openStore({ dataDir, onFatal: () => undefined })
+    await using store = await openAlone({ dataDir, onFatal: () => undefined })
     const outcome = await store.state.propose({ type: 'app.create', app: anApp('C') })
     expect(outcome).toMatchObject({ ok: true })
   })
