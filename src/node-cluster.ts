@@ -24,7 +24,7 @@ import { Roll } from './cluster/roll.ts'
 import { SnapshotTransfer } from './cluster/snapshot-transfer.ts'
 import { mintToken } from './cluster/token.ts'
 import { connectTls } from './cluster/transport.ts'
-import { joinRefusal } from './cluster/upgrade.ts'
+import { joinRefusal, upgradeRefusal } from './cluster/upgrade.ts'
 import type { Config } from './config.ts'
 import { placeText } from './config-cluster.ts'
 import { FndError, StartError } from './errors.ts'
@@ -32,7 +32,7 @@ import type { Logger } from './log.ts'
 import { backupsOf } from './node-backup.ts'
 import { tellBoth } from './raft/observer.ts'
 import type { Network } from './raft/ports.ts'
-import { commandVersion } from './store/codec.ts'
+import { commandVersion, versionNeeded } from './store/codec.ts'
 import type { Command, Outcome } from './store/commands.ts'
 import { fsyncDir, writeWhole } from './store/fsync.ts'
 import type { Node } from './store/objects.ts'
@@ -113,10 +113,10 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
     onFailure: (to, error) => log.warn({ node: to, err: error }, 'a snapshot was not sent'),
   })
   opening.defer(() => transfer.close())
+  const bundleServer = opening.use(new BundleServer(store.bundles))
   const spread = opening.use(makeSpread(store, peers, log))
-  const served = opening.use(new BundleServer(store.bundles))
   opening.use(made.members)
-  for (const each of [served.handlers, transfer.handlers()]) {
+  for (const each of [bundleServer.handlers, transfer.handlers()]) {
     Object.assign(handlers.calls, each.calls)
     Object.assign(handlers.uploads, each.uploads)
     Object.assign(handlers.downloads, each.downloads)
@@ -365,7 +365,14 @@ function makeMembership(made: {
   const { electionTimeoutMs, name } = config.cluster
   const { clusterId, nodeId } = store.identity
   const { member, group } = store
-  const propose = (command: Command) => store.propose(command)
+  const propose = async (command: Command) => {
+    try {
+      return await store.propose(command)
+    } catch (error) {
+      const isPending = error instanceof FndError && error.code === 'upgrade-pending'
+      throw isPending ? holdouts(store, command, error) : error
+    }
+  }
   // A disk without room keeps this node from leading, and perhaps the others as well.
   const whyLeaderless = () =>
     member.isStarved ? new FndError('disk-full') : members.whyLeaderless()
@@ -408,6 +415,12 @@ function makeMembership(made: {
   })
   const fresh = new Freshness({ member, electionTimeoutMs, whyLeaderless })
   return { forward, members, fresh }
+}
+
+/** The same refusal, which names the nodes that hold the command back. */
+function holdouts({ state }: Store, command: Command, refusal: FndError): FndError {
+  const view = { clusterVersion: state.clusterVersion(), nodes: state.nodes() }
+  return upgradeRefusal(versionNeeded(command), view) ?? refusal
 }
 
 function rowsOf(store: Store, forward: Forwarder): NodeRows {

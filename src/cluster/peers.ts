@@ -48,7 +48,10 @@ export interface PeerEvents {
   messages(from: NodeId, messages: Message[]): void
   /** Something to this peer was lost, or it cannot be connected to. */
   unreachable(nodeId: NodeId): void
-  /** Whether the node is a member. Undefined: it is. */
+  /**
+   * Whether the node may be a member. A node that this one has not heard of yet may be, since
+   * whoever is behind must listen to a newer leader to learn of it; one that was removed may not.
+   */
   admit(nodeId: NodeId, hello: Hello): Refusal | undefined
   /** A member said hello; its address and versions may be new. */
   hello(nodeId: NodeId, hello: Hello): void
@@ -81,8 +84,11 @@ export interface PeerStatus extends PeerState {
 
 interface Peer {
   readonly id: NodeId
-  /** As `setMembers` said it last; a hello may have taught a newer one. */
-  configuredAddress: string
+  /**
+   * As `setMembers` said it last; a hello may have taught a newer one. Undefined: only its hello
+   * told of this peer, which lasts as long as the connection that brought it.
+   */
+  configuredAddress: string | undefined
   readonly raft: RaftLink
   readonly calls: CallLink
   /** What it sends to us. */
@@ -136,11 +142,13 @@ export class ClusterPeers implements Peers {
     if (this.#isStopped) return
     const wanted = new Map(members.map(({ id, address }) => [id, address]))
     wanted.delete(this.#options.nodeId)
-    for (const peer of this.#peers.values()) if (!wanted.has(peer.id)) this.#remove(peer)
+    for (const peer of [...this.#peers.values()]) {
+      if (peer.configuredAddress !== undefined && !wanted.has(peer.id)) this.#remove(peer)
+    }
     for (const [id, address] of wanted) {
       const peer = this.#peers.get(id)
       if (peer === undefined) {
-        this.#peers.set(id, this.#add(id, address))
+        this.#add(id, address).configuredAddress = address
       } else if (peer.configuredAddress !== address) {
         peer.configuredAddress = address
         peer.raft.setAddress(address)
@@ -207,7 +215,7 @@ export class ClusterPeers implements Peers {
     const { events, random } = this.#options
     const self = this.#self
     const peer: Peer = {
-      ...{ id, configuredAddress: address, inbound: undefined, skewMs: undefined },
+      ...{ id, configuredAddress: undefined, inbound: undefined, skewMs: undefined },
       ...{ isSkewTold: false, hello: undefined },
       raft: new RaftLink({
         ...{ self, nodeId: id, address, random },
@@ -226,6 +234,7 @@ export class ClusterPeers implements Peers {
       }),
       calls: new CallLink({ self, nodeId: id, address: () => peer.raft.address }),
     }
+    this.#peers.set(id, peer)
     return peer
   }
 
@@ -262,7 +271,9 @@ export class ClusterPeers implements Peers {
     const from = hello.nodeId
     link.peerId = from
     const onBug = (error: unknown) => events.bug(error)
-    const peer = this.#peers.get(from)
+    let peer = this.#peers.get(from)
+    // Its messages need answers, although this node is yet to learn that it is a member.
+    if (peer === undefined && hello.purpose === 'raft') peer = this.#add(from, hello.address)
     if (peer !== undefined) {
       peer.hello = hello
       this.#skewSeen(peer, hello.wallMs - this.#options.wallMs())
@@ -287,7 +298,9 @@ export class ClusterPeers implements Peers {
     link.reader.sizeMax = messagesFrameBytesMax
     link.end = {
       closed: () => {
-        if (peer?.inbound === link) peer.inbound = undefined
+        if (peer?.inbound !== link) return
+        peer.inbound = undefined
+        if (peer.configuredAddress === undefined) this.#remove(peer)
       },
       frame: (kind, payload) => {
         if (kind === frameKinds.ping && payload.length === 8) {

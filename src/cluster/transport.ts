@@ -273,7 +273,9 @@ export interface ConnectOptions {
 export function connectTls(options: ConnectOptions): Promise<Connected> {
   return new Promise(resolve => {
     let link: Link | undefined
+    let isOver = false
     const fail = (reason: string, isStranger = false) => {
+      isOver = true
       clearTimeout(timer)
       // First, since the end of the link has a reason as well, which is not the cause.
       resolve({ ok: false, reason, isStranger })
@@ -289,6 +291,8 @@ export function connectTls(options: ConnectOptions): Promise<Connected> {
         open: socket => {
           link = new Link(socket, { frame: () => undefined, closed })
           socket.data = link
+          // It cannot be called off while it connects.
+          if (isOver) return link.destroy()
           socket.setNoDelay(true)
         },
         handshake: (socket, _isDone, error) => {

@@ -13,6 +13,8 @@ export interface OtherMachine {
   /** Of this side and of the other. */
   readonly ourAddress: string
   readonly theirAddress: string
+  /** Pulls the cable, or puts it back. */
+  cable(state: 'up' | 'down'): void
   remove(): void
 }
 
@@ -29,7 +31,8 @@ export function makeMachine(): OtherMachine {
   ip('-n', name, 'addr', 'add', `${theirAddress}/24`, 'dev', theirLink)
   ip('-n', name, 'link', 'set', theirLink, 'up')
   ip('-n', name, 'link', 'set', 'lo', 'up')
-  return { name, ourAddress, theirAddress, remove: () => ip('netns', 'del', name) }
+  const cable = (state: 'up' | 'down') => ip('-n', name, 'link', 'set', theirLink, state)
+  return { name, ourAddress, theirAddress, cable, remove: () => ip('netns', 'del', name) }
 }
 
 export type Spec =
@@ -40,11 +43,13 @@ export type Spec =
       readonly own: string
       readonly credentials: unknown
     }
+  | { readonly kind: 'serve'; readonly address: string; readonly credentials: unknown }
 
 export type Line =
   | { readonly kind: 'step'; readonly step: JoinStep }
   | { readonly kind: 'joined'; readonly result: JoinResult }
   | { readonly kind: 'failed'; readonly code: string; readonly message: string }
+  | { readonly kind: 'listening'; readonly port: number }
   | { readonly kind: 'dialed'; readonly ok: boolean; readonly reason: string }
 
 export interface Remote {

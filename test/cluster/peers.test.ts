@@ -142,6 +142,21 @@ describe('a peer that is gone', () => {
   })
 })
 
+test('a member that is not known yet is answered while it is connected', async () => {
+  const { authority, all } = await startCluster(2)
+  const [first] = all as unknown as Pair
+  const third = await startPeer({ authority, nodeId: 3 })
+  running = [...all, third]
+  third.peers.setMembers([{ id: 1, address: first.peers.address }])
+  await until(() => first.peers.states().some(({ id, isConnected }) => id === 3 && isConnected))
+  // What is heard of the others meanwhile does not mean that it was removed.
+  introduce(all)
+  first.peers.send([messageTo(3, 1)])
+  await until(() => third.received.length === 1)
+  third.peers.stop()
+  await until(() => first.peers.states().length === 1)
+})
+
 describe('calls at their bounds', () => {
   const calls = {
     echo: async (_call: unknown, body: Uint8Array) => ({ head: null, body: new Uint8Array(body) }),

@@ -4,6 +4,7 @@ import { protocolMax, protocolMin } from '../../src/cluster/hello.ts'
 import { joinCluster } from '../../src/cluster/join-client.ts'
 import type { Credentials } from '../../src/cluster/transport.ts'
 import { FndError } from '../../src/errors.ts'
+import { startPeer } from './harness.ts'
 import type { Line, Spec } from './other-machine.ts'
 
 function tell(line: Line): void {
@@ -19,6 +20,15 @@ async function run(spec: Spec): Promise<void> {
     return
   }
   const credentials = spec.credentials as Credentials
+  if (spec.kind === 'serve') {
+    // Its authority is not used: it has its certificate.
+    const authority = { certificate: '', key: '' }
+    const advertise = (port: number) => `${spec.address}:${port}`
+    const identity = { authority, nodeId: 2, credentials }
+    const peer = await startPeer({ ...identity, host: '0.0.0.0', advertise })
+    tell({ kind: 'listening', port: peer.peers.port })
+    return await new Promise(() => undefined)
+  }
   const numbers = { nodeId: 2, groupId: 1, commandVersion: 2, protocolMin, protocolMax }
   const texts = { clusterId: 'test', incarnation: 'x', version: '0.1.0', address: spec.own }
   const self = { credentials: () => credentials, wallMs, hello: () => ({ ...numbers, ...texts }) }
