@@ -1,6 +1,7 @@
 /**
  * Makes dist/fnd: one executable that holds Bun, the program, the LMDB addon and all assets.
- * `bun build.ts [--target linux-x64|linux-arm64|linux-x64-musl|linux-arm64-musl] [--outfile PATH]`.
+ * `bun build.ts [--target linux-x64|linux-arm64|linux-x64-musl|linux-arm64-musl] [--outfile PATH]
+ * [--command-version N]`; the last for tests of upgrades.
  * See docs/building.md for what each target needs.
  */
 import { execFileSync } from 'node:child_process'
@@ -145,25 +146,33 @@ function nativePlugin(target: Target): BunPlugin {
   }
 }
 
-async function bundledWorker(): Promise<string> {
+/** A program of its own, as one text. */
+async function bundled(path: string): Promise<string> {
   const built = await Bun.build({
-    entrypoints: [join(root, 'src/exec/worker.ts')],
+    entrypoints: [join(root, path)],
     target: 'bun',
     minify: { syntax: true, whitespace: true, identifiers: false },
   })
   const [output] = built.outputs
-  if (output === undefined) throw new Error('the worker did not bundle')
+  if (output === undefined) throw new Error(`${path} did not bundle`)
   return output.text()
 }
 
-/** From source the worker is bundled when it is first needed; the executable holds the result. */
-function workerPlugin(worker: string): BunPlugin {
+/** The executable holds the programs that it starts as texts, where the source refers to files. */
+function programsPlugin(worker: string, vacuum: string): BunPlugin {
   return {
-    name: 'worker',
+    name: 'programs',
     setup(build) {
       build.onLoad({ filter: /\/src\/exec\/worker-source\.ts$/ }, () => ({
         contents: `const text = ${JSON.stringify(worker)}
           export const workerSource = async () => text`,
+        loader: 'js',
+      }))
+      build.onLoad({ filter: /\/src\/store\/vacuum-source\.ts$/ }, () => ({
+        contents: `const text = ${JSON.stringify(vacuum)}
+          let url
+          export const vacuumUrl = () =>
+            (url ??= URL.createObjectURL(new Blob([text], { type: 'text/javascript' })))`,
         loader: 'js',
       }))
     },
@@ -188,13 +197,17 @@ export interface BuildOptions {
   readonly entry: string
   readonly outfile: string
   readonly target: Target
+  /** Makes a build that stands for a later version of fnd, to try upgrades with. */
+  readonly commandVersion?: number
 }
 
 export async function build(options: BuildOptions): Promise<void> {
-  const { entry, outfile, target } = options
+  const { entry, outfile, target, commandVersion } = options
   const runtime = runtimeOf(target)
+  const suffix = commandVersion === undefined ? '' : `+commands.${commandVersion}`
   // Not inside a plugin: a build waits for ever for a build that one of its own plugins starts.
-  const worker = await bundledWorker()
+  const worker = await bundled('src/exec/worker.ts')
+  const vacuum = await bundled('src/store/vacuum-thread.ts')
   mkdirSync(dirname(outfile), { recursive: true })
   // Written beside its place and renamed: a running fnd keeps the file it was started from.
   const partial = `${outfile}.${process.pid}.partial`
@@ -208,11 +221,12 @@ export async function build(options: BuildOptions): Promise<void> {
       // Costs 1 % of the size and no time; a crash then names lines of the source.
       sourcemap: 'inline',
       define: {
-        FND_VERSION: JSON.stringify(manifest.version),
+        FND_VERSION: JSON.stringify(`${manifest.version}${suffix}`),
         FND_COMMIT: JSON.stringify(commitOf()),
+        ...(commandVersion === undefined ? {} : { FND_COMMAND_VERSION: String(commandVersion) }),
         'process.env.NODE_ENV': JSON.stringify('production'),
       },
-      plugins: [nativePlugin(target), workerPlugin(worker)],
+      plugins: [nativePlugin(target), programsPlugin(worker, vacuum)],
       compile: {
         outfile: partial,
         // What lies in the directory where fnd is started must not change what it does.
@@ -232,7 +246,11 @@ export async function build(options: BuildOptions): Promise<void> {
 
 if (import.meta.main) {
   const { values } = parseArgs({
-    options: { target: { type: 'string' }, outfile: { type: 'string' } },
+    options: {
+      target: { type: 'string' },
+      outfile: { type: 'string' },
+      'command-version': { type: 'string' },
+    },
   })
   const host = hostTarget()
   const target = targets.find(({ name }) => name === (values.target ?? host.name))
@@ -242,8 +260,14 @@ if (import.meta.main) {
   }
   const suffix = target.name === host.name ? '' : `-${target.name}`
   const outfile = resolve(values.outfile ?? join(root, 'dist', `fnd${suffix}`))
+  const commandVersion = Number(values['command-version'] ?? 0)
+  if (!Number.isSafeInteger(commandVersion) || commandVersion < 0 || commandVersion > 255) {
+    console.error('--command-version is a whole number up to 255')
+    process.exit(2)
+  }
   const startedMs = performance.now()
-  await build({ entry: join(root, 'src/main.ts'), outfile, target })
+  const raised = commandVersion === 0 ? {} : { commandVersion }
+  await build({ entry: join(root, 'src/main.ts'), outfile, target, ...raised })
   const megabytes = (Bun.file(outfile).size / 1e6).toFixed(0)
   const seconds = ((performance.now() - startedMs) / 1000).toFixed(1)
   console.error(`${outfile}: ${target.name}, ${megabytes} MB, built in ${seconds} s`)

@@ -4,6 +4,7 @@
  */
 import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { type ClusterConfig, type ClusterFlags, readCluster } from './config-cluster.ts'
 import { type DockerConfig, readDocker } from './config-docker.ts'
 import { type Env, Reader, timerMsMax } from './config-reader.ts'
 
@@ -22,6 +23,7 @@ export interface Config {
   readonly limits: Limits
   readonly exec: ExecConfig
   readonly docker: DockerConfig
+  readonly cluster: ClusterConfig
 }
 
 /** Zero means "no limit" where the text says so. */
@@ -65,7 +67,7 @@ export interface ExecConfig {
   readonly isIsolationRequired: boolean
 }
 
-export interface ConfigFlags {
+export interface ConfigFlags extends ClusterFlags {
   readonly listen?: string
   readonly data?: string
   readonly auth?: boolean
@@ -139,6 +141,7 @@ export function readConfig(flags: ConfigFlags, env: Env): ConfigResult {
     limits: readLimits(read),
     exec: readExec(read),
     docker: readDocker(read, homeFrom(env)),
+    cluster: readCluster(read, flags, listen, parseListen),
   }
   if (read.faults.length > 0) return { ok: false, faults: read.faults }
   return { ok: true, config: Object.freeze(config) }

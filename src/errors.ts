@@ -37,6 +37,15 @@ const table = {
   },
   'write-overload': { status: 503, message: 'Too many pending changes', retryAfterS: 1 },
 
+  // Nodes.
+  'node-exists': { status: 409, message: 'Another node has this id' },
+  'snapshot-invalid': { status: 400, message: 'Invalid snapshot' },
+  'snapshot-failed': { status: 500, message: 'No snapshot of the state could be taken' },
+  'backup-invalid': { status: 400, message: 'Invalid backup' },
+  'upgrade-pending': {
+    status: 409,
+    message: 'Not before every node of the cluster runs a version of fnd that knows this change',
+  },
   // Between nodes.
   'peer-unreachable': {
     status: 503,
@@ -166,6 +175,54 @@ const table = {
     retryAfterS: 10,
   },
 
+  // The cluster.
+  'no-leader': { status: 503, message: 'The cluster has no leader just now', retryAfterS: 1 },
+  'no-quorum': {
+    status: 503,
+    message: 'A majority of the voters cannot be reached',
+    retryAfterS: 5,
+  },
+  'outcome-unknown': {
+    status: 503,
+    message: 'The leader was lost before it answered; this change may or may not be kept',
+    retryAfterS: 1,
+  },
+  'not-fresh': {
+    status: 503,
+    message: 'This node has not applied what the request asks to see',
+    retryAfterS: 1,
+  },
+  'node-removed': {
+    status: 409,
+    message: 'This node was removed from the cluster; to join it anew, empty its data directory',
+  },
+  'node-not-found': { status: 404, message: 'No such node' },
+  'node-unreachable': { status: 409, message: 'The node cannot be reached' },
+  'node-behind': { status: 409, message: 'The node has not caught up with the log' },
+  'node-draining': { status: 409, message: 'The node drains or leaves' },
+  'node-is-voter': { status: 409, message: 'The node is a voter already' },
+  'node-is-learner': { status: 409, message: 'The node is no voter' },
+  'node-is-leader': { status: 409, message: 'The node leads; transfer the leadership first' },
+  'last-node': {
+    status: 409,
+    message: 'There is no other node that could take over; to end the cluster, stop fnd',
+  },
+  'voters-even': {
+    status: 409,
+    message: 'Two voters survive no more failures than one; add a third node',
+  },
+  'no-successor': { status: 409, message: 'No other node that has caught up can take its place' },
+  'cluster-busy': {
+    status: 503,
+    message: 'The membership or the leadership is changing just now',
+    retryAfterS: 1,
+  },
+  'transfer-failed': {
+    status: 503,
+    message: 'The leadership was not handed over in time',
+    retryAfterS: 1,
+  },
+
   // Calls.
   'call-key-required': { status: 401, message: 'This app asks for an invocation key' },
   'node-too-small': { status: 400, message: 'Requested CPU/Memory cannot be allocated' },
@@ -216,6 +273,11 @@ const table = {
     status: 502,
     message:
       'The Docker daemon does not see the directory for sockets (FND_IOFS_PATH, FND_IOFS_DOCKER_PATH)',
+  },
+  'bundle-unreachable': {
+    status: 503,
+    message: 'The bundle is not on this node, and could not be fetched from the others',
+    retryAfterS: 5,
   },
   'image-driver-missing': {
     status: 502,

@@ -18,7 +18,7 @@ import type { AppCredentials } from './exec/docker/registry-auth.ts'
 import type { Driver, FnSpec } from './exec/driver.ts'
 import { Cores, memoryMbFor } from './exec/host.ts'
 import { InstanceWatch } from './exec/instance-watch.ts'
-import { CallCounter, Invocations } from './exec/invocations.ts'
+import { CallCounter, type CodeSource, Invocations } from './exec/invocations.ts'
 import { CallOutput } from './exec/output.ts'
 import { ProcessDriver } from './exec/process.ts'
 import { Runner } from './exec/runner.ts'
@@ -26,11 +26,12 @@ import { specOf } from './exec/spec.ts'
 import { SyslogSender } from './exec/syslog.ts'
 import { IdSource } from './ids.ts'
 import type { Logger } from './log.ts'
+import { type ClusterNode, openCluster, referencedBundles } from './node-cluster.ts'
 import { makeReports } from './reports.ts'
 import { announceServer } from './servers.ts'
 import { ownerOfLogin } from './store/objects.ts'
-import { openStore, type Store } from './store/replica.ts'
-import { SecretBox } from './store/secrets.ts'
+import type { Store } from './store/replica.ts'
+import type { SecretBox } from './store/secrets.ts'
 import { fnSettings } from './store/settings.ts'
 import type { FnRoute } from './store/state.ts'
 import { commit, version } from './version.ts'
@@ -46,6 +47,12 @@ export interface FndNode extends AsyncDisposable {
   readonly closed: Promise<void>
 }
 
+/** What the cluster may ask for, once there is something to end. */
+interface Ending {
+  drainCalls: () => Promise<void>
+  stop: () => Promise<void>
+}
+
 const bundleGraceMs = 3_600_000
 /** What a spare worker holds, with slack; its memory is not a function's to use. */
 const spareMb = 24
@@ -53,12 +60,17 @@ const collectEveryMs = 3_600_000
 const bundlePrefix = 'bundle:'
 
 export async function startNode(config: Config, log: Logger): Promise<FndNode> {
-  const onFatal = (error: Error): void => {
-    log.fatal({ err: error }, 'fnd cannot go on')
-    process.exit(1)
-  }
   await using opening = new AsyncDisposableStack()
-  const store = opening.use(await openStore({ dataDir: config.dataDir, onFatal }))
+  const metrics = new Metrics({ clock: systemClock, version, commit })
+  const ending: Ending = { drainCalls: () => Promise.resolve(), stop: () => Promise.resolve() }
+  const cluster = opening.use(
+    await openCluster({
+      ...{ config, log, onFatal: makeOnFatal(log), recorder: metrics.raft },
+      drainCalls: () => ending.drainCalls(),
+      onOut: () => void ending.stop(),
+    }),
+  )
+  const { store, secrets, spread } = cluster
   const token = config.isAuthOff ? '' : ensureAdminToken(config.dataDir)
   const ids = newIdSource()
   const output = new CallOutput({ limits: config.limits, clock: systemClock, logger: log })
@@ -69,30 +81,33 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
       dataDir: config.dataDir,
       config: config.exec,
       version,
-      bundles: store.bundles,
+      bundles: spread,
       output,
       onSparesGivenUp: detail => log.warn({ detail }, 'no spare workers: starts take longer'),
     }),
   )
-  const secrets = new SecretBox(config.dataDir)
   const docker = opening.use(dockerFor(config, store, { ids, output, syslog, secrets, log }))
-  const metrics = new Metrics({ clock: systemClock, version, commit })
   const drivers = [driver, docker.driver]
-  const parts = makeExec(config, store, { ids, output, syslog, drivers, metrics, log })
+  const parts = makeExec(config, cluster, { ids, output, syslog, drivers, metrics, log })
   const state = { isDraining: false }
   await limitRequestHeads(config.limits.requestHeaderBytesMax)
-  const shared = { ids, output, syslog, driver, docker, secrets, metrics, token, state }
+  const shared = { ids, output, syslog, driver, docker, secrets, metrics, token, state, cluster }
   const server = listen(config, log, store, { ...parts, ...shared })
   const url = urlOf(config.host, server.port ?? config.port)
+  cluster.announce(publicUrlOf(config, cluster.address, server.port ?? config.port))
   const withdraw = announceServer(config.stateDir, {
     url,
     dataDir: config.dataDir,
     pid: process.pid,
   })
-  for (const route of store.routes.all()) parts.invocations.routeChanged(route.fn.id, route)
+  beginWith(cluster, parts.invocations)
   const collecting = setInterval(() => void collectBundles(store, log), collectEveryMs)
   log.info(
-    { version, commit, url, data: config.dataDir, isolation: driver.isolation().level },
+    {
+      ...{ version, commit, url, data: config.dataDir, isolation: driver.isolation().level },
+      ...{ node: store.identity.nodeId, cluster: store.identity.clusterId },
+      peers: cluster.address,
+    },
     `fnd listens on ${url}`,
   )
   if (config.isAuthOff) {
@@ -106,6 +121,7 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     stopping ??= (async () => {
       state.isDraining = true
       clearInterval(collecting)
+      await cluster.handOver()
       // New connections are refused at once; open ones finish what they are at.
       const drained = server.stop()
       await parts.runner.drain(config.limits.drainMs)
@@ -116,7 +132,19 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     stopping.then(closed.resolve, closed.reject)
     return stopping
   }
+  ending.stop = stop
+  ending.drainCalls = () => {
+    state.isDraining = true
+    return parts.runner.drain(config.limits.drainMs)
+  }
   return { url, stop, closed: closed.promise, [Symbol.asyncDispose]: stop }
+}
+
+function makeOnFatal(log: Logger): (error: Error) => void {
+  return error => {
+    log.fatal({ err: error }, 'fnd cannot go on')
+    process.exit(1)
+  }
 }
 
 function dockerFor(
@@ -124,10 +152,10 @@ function dockerFor(
   store: Store,
   parts: Pick<ExecParts, 'ids' | 'output' | 'syslog' | 'log'> & { readonly secrets: SecretBox },
 ): DockerParts {
-  const { clusterId, nodeId } = store.status()
+  const { clusterId, uuid } = store.identity
   return openDocker({
     dataDir: config.dataDir,
-    nodeId: `${clusterId}-${nodeId}`,
+    nodeId: `${clusterId}-${uuid}`,
     config: config.docker,
     limits: config.exec,
     answerLimits: {
@@ -195,7 +223,7 @@ interface ExecParts {
   readonly log: Logger
 }
 
-function makeExec(config: Config, store: Store, parts: ExecParts) {
+function makeExec(config: Config, { store, spread }: ClusterNode, parts: ExecParts) {
   const { ids, output, syslog, drivers, metrics, log } = parts
   const cpus = availableParallelism()
   const counter = new CallCounter(spec => metrics.fn(spec))
@@ -221,8 +249,17 @@ function makeExec(config: Config, store: Store, parts: ExecParts) {
   })
   const { pauseAfterMs } = config.docker
   const specOf = (route: FnRoute) => specOfRoute(route, store, pauseAfterMs)
-  const invocations = new Invocations({ runner, specOf })
+  const code: CodeSource = {
+    isHere: route => isBundleHere(route, store),
+    bring: route => spread.ensure(bundleOf(route) ?? ''),
+    heldMax: config.limits.waitingMax,
+    waitMs: config.limits.waitMs,
+  }
+  const invocations = new Invocations({ runner, specOf, code })
+  store.bundles.onStored(() => invocations.codeArrived())
   store.routes.onChange(({ fnId, before, after }) => {
+    const hash = after === undefined ? undefined : bundleOf(after)
+    if (hash !== undefined) spread.want(hash)
     invocations.routeChanged(fnId, after)
     if (after === undefined && before !== undefined) {
       metrics.forgetFn(fnId)
@@ -231,6 +268,25 @@ function makeExec(config: Config, store: Store, parts: ExecParts) {
     }
   })
   return { runner, invocations, watch }
+}
+
+/** With the functions that there are at the start. */
+function beginWith({ store, spread }: ClusterNode, invocations: Invocations): void {
+  for (const route of store.routes.all()) {
+    const hash = bundleOf(route)
+    if (hash !== undefined) spread.want(hash)
+    invocations.routeChanged(route.fn.id, route)
+  }
+}
+
+/** The hash of its bundle; undefined for an image. */
+function bundleOf({ fn }: FnRoute): string | undefined {
+  return fn.image.startsWith(bundlePrefix) ? fn.image.slice(bundlePrefix.length) : undefined
+}
+
+function isBundleHere(route: FnRoute, store: Store): boolean {
+  const hash = bundleOf(route)
+  return hash === undefined || store.bundles.get(hash) !== undefined
 }
 
 function specOfRoute({ app, fn }: FnRoute, store: Store, pauseAfterMs: number): FnSpec {
@@ -253,12 +309,14 @@ type ListenParts = ReturnType<typeof makeExec> & {
   readonly metrics: Metrics
   readonly token: string
   readonly state: { readonly isDraining: boolean }
+  readonly cluster: ClusterNode
 }
 
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
-  const { invocations, output, docker, secrets, metrics, token, state, ids } = parts
+  const { invocations, output, docker, secrets, metrics, token, state, ids, cluster } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
-  const reports = makeReports({ ...parts, config, store, disk })
+  const { spread, peers } = cluster
+  const reports = makeReports({ ...parts, config, store, disk, spread, peers })
   metrics.watch(reports.sources)
   // Bun counts in whole seconds, at most 255; 0 means no limit.
   const idleS = Math.min(255, Math.ceil(config.limits.connectionIdleS))
@@ -282,10 +340,11 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     clock: systemClock,
     ids,
     log,
-    bundles: store.bundles,
+    bundles: spread,
     images: docker.images,
     secrets,
     reports,
+    ...{ cluster: cluster.members, fresh: cluster.fresh, backups: cluster.backups },
     token,
     version,
     counterOf: invoke.counterOf,
@@ -332,11 +391,9 @@ function readyChecks(
 
 /** Removes bundles that no function refers to any more. */
 async function collectBundles(store: Store, log: Logger): Promise<void> {
-  const referenced = new Set<string>()
-  for (const { fn } of store.routes.all()) {
-    if (fn.image.startsWith(bundlePrefix)) referenced.add(fn.image.slice(bundlePrefix.length))
-  }
-  const removed = await store.bundles.collect(referenced, bundleGraceMs)
+  // Functions that came while no leader was heard of are not known here; others count on this copy.
+  if (store.member.lead === 0) return
+  const removed = await store.bundles.collect(referencedBundles(store), bundleGraceMs)
   if (removed.length > 0) log.info({ bundles: removed }, 'removed bundles that nothing refers to')
 }
 
@@ -345,4 +402,12 @@ function urlOf(host: string, port: number): string {
   if (host === '0.0.0.0' || host === '') return `http://127.0.0.1:${port}`
   if (host === '::') return `http://[::1]:${port}`
   return host.includes(':') ? `http://[${host}]:${port}` : `http://${host}:${port}`
+}
+
+/** Where clients reach the HTTP API from elsewhere. */
+function publicUrlOf(config: Config, peerAddress: string, port: number): string {
+  if (config.publicUrl !== '') return config.publicUrl
+  const isAny = config.host === '0.0.0.0' || config.host === '::' || config.host === ''
+  const host = isAny ? peerAddress.replace(/:\d+$/, '') : config.host
+  return `http://${host.includes(':') && !host.startsWith('[') ? `[${host}]` : host}:${port}`
 }

@@ -1,6 +1,7 @@
 /** What a node says of itself: to `/fnd/v1/*`, to `fnd doctor`, and to the metrics. */
 import type { NodeReports } from './api/fnd/node.ts'
 import type { ReadyCheck } from './api/health.ts'
+import type { PeerStatus } from './cluster/peers.ts'
 import type { Config } from './config.ts'
 import type { DockerParts } from './exec/docker/open.ts'
 import type { FnSpec, Isolation } from './exec/driver.ts'
@@ -13,7 +14,7 @@ import type { SyslogSender } from './exec/syslog.ts'
 import type { Store } from './store/replica.ts'
 import { commit, version } from './version.ts'
 import type { DiskSpace } from './watch/disk.ts'
-import type { MetricSources } from './watch/sources.ts'
+import type { BundleStats, MetricSources, RaftPeerStats, RaftStats } from './watch/sources.ts'
 
 export interface ReportParts {
   readonly config: Config
@@ -26,6 +27,8 @@ export interface ReportParts {
   readonly docker: DockerParts
   readonly disk: DiskSpace
   readonly invocations: Invocations
+  readonly spread: { readonly stats: Omit<BundleStats, 'callsHeld'> }
+  readonly peers: { states(): readonly PeerStatus[] }
 }
 
 /** `fnd doctor`'s word on one thing that was looked at. */
@@ -219,19 +222,36 @@ function metricSources(parts: ReportParts): MetricSources {
         fns: fns.filter(fn => fn.start + fn.idle + fn.paused + fn.busy > 0),
       }
     },
-    raft: () => {
-      const { role, term, commitIndex, appliedIndex, lastIndex } = store.status()
-      return {
-        term,
-        commitIndex,
-        appliedIndex,
-        logEntries: lastIndex,
-        isLeader: role === 'leader',
-      }
-    },
+    raft: () => raftStats(store),
+    peers: () => peerStats(store, parts.peers.states()),
+    bundles: () => ({ ...parts.spread.stats, callsHeld: parts.invocations.held }),
     logs: () => output.stats,
     syslog: () => syslog.stats,
     images: () => parts.docker.images.stats,
     dataFreeBytes: () => disk.freeBytes(),
   }
+}
+
+function raftStats(store: Store): RaftStats {
+  const { firstIndex, appliedIndex } = store.status()
+  const { id, role, term, lead, commit, lastIndex, confState } = store.member.status()
+  return {
+    term,
+    commitIndex: commit,
+    appliedIndex,
+    lastIndex,
+    logEntries: lastIndex - firstIndex + 1,
+    isLeader: role === 'leader',
+    hasLeader: lead !== 0,
+    isVoter: confState.voters.includes(id) || confState.votersOutgoing.includes(id),
+  }
+}
+
+function peerStats(store: Store, peers: readonly PeerStatus[]): RaftPeerStats[] {
+  const { progress, lastIndex } = store.member.status()
+  return peers.map(({ id, isConnected, dropped }) => {
+    const match = progress.get(id)?.match
+    const matchLag = match === undefined ? undefined : Math.max(0, lastIndex - match)
+    return { id, isConnected, droppedTotal: dropped, matchLag }
+  })
 }

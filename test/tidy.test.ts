@@ -12,7 +12,12 @@ import { Glob } from 'bun'
 const root = join(import.meta.dir, '..')
 
 /** Composition: the files that see every folder. */
-const compositionFiles = ['src/main.ts', 'src/node.ts']
+const compositionFiles = [
+  'src/main.ts',
+  'src/node.ts',
+  'src/node-cluster.ts',
+  'src/offline.ts',
+]
 
 /** Leaves that every folder may use. They import nothing but each other. */
 const leafFiles = ['src/clock.ts', 'src/errors.ts', 'src/ids.ts', 'src/version.ts']
@@ -21,8 +26,8 @@ const leafFiles = ['src/clock.ts', 'src/errors.ts', 'src/ids.ts', 'src/version.t
 const folderMayUse: Readonly<Record<string, readonly string[]>> = {
   'src/http': [],
   'src/raft': [],
-  'src/cluster': [],
   'src/store': [],
+  'src/cluster': [],
   'src/exec': ['src/http'],
   'src/watch': ['src/http'],
   'src/lb': ['src/http'],
@@ -35,6 +40,7 @@ const folderMayUse: Readonly<Record<string, readonly string[]>> = {
 /** Single files that others than their own folder may use for their values, and why. */
 const openFiles: Readonly<Record<string, string>> = {
   'src/config.ts': 'pure parsing of addresses; its environment is an argument',
+  'src/config-cluster.ts': 'pure parsing of addresses; its environment is an argument',
   'src/exec/docker/auth.ts': 'pure parsing of Docker configurations',
   'src/exec/docker/reference.ts': 'pure parsing of names of images',
   'src/log.ts': 'makes the logger that is handed down',
@@ -50,16 +56,20 @@ const openFiles: Readonly<Record<string, string>> = {
 
 /** Single uses across folders, where one part is built on another. */
 const pairs: readonly (readonly [string, string])[] = [
-  // The replicated state is a state machine and a log under a replicator, opened as one.
-  ['src/store/replica.ts', 'src/raft/single.ts'],
+  // The replicated state is a state machine and a log under a member of a group, opened as one.
+  ['src/store/replica.ts', 'src/raft/driver.ts'],
+  ['src/store/replica.ts', 'src/raft/group.ts'],
+  ['src/store/replica.ts', 'src/raft/observer.ts'],
+  ['src/store/replica.ts', 'src/raft/scheduler.ts'],
 ]
 
 /** Pure cores: no effects, no time, no chance; they use each other and errors.ts. */
 const coreFiles = [
   /^src\/exec\/(call|pool|scale|eviction)\.ts$/,
   /^src\/exec\/docker\/(format-\w+|refusal|sniff)\.ts$/,
-  /^src\/store\/apply\.ts$/,
+  /^src\/store\/apply(-nodes)?\.ts$/,
   /^src\/lb\/(ring|score)\.ts$/,
+  /^src\/cluster\/(autopilot|advice|upgrade)\.ts$/,
   /^src\/raft\/(types|quorum|confchange|log|progress|readindex|core|role-\w+|describe)\.ts$/,
 ]
 /** Pure files that only serve a core: a core may use them, and they obey the same rules. */
@@ -75,9 +85,15 @@ const coreParts = [
 
 /**
  * Where programs begin. The worker runs in processes of functions; the addon loader is reached
- * through a module that build.ts writes.
+ * through a module that build.ts writes; the vacuum thread is found by its URL.
  */
-const entryFiles = ['src/main.ts', 'src/exec/worker.ts', 'src/store/lmdb-addon.ts', 'build.ts']
+const entryFiles = [
+  'src/main.ts',
+  'src/exec/worker.ts',
+  'src/store/lmdb-addon.ts',
+  'src/store/vacuum-thread.ts',
+  'build.ts',
+]
 
 /** The only readers of the environment. The worker's is the contract with the function. */
 const environmentReaders = [/^src\/config\.ts$/, /^src\/exec\/worker[\w-]*\.ts$/]
@@ -133,6 +149,7 @@ function folderOf(path: string): string {
 
 function mayUse(path: string, used: string): boolean {
   if (compositionFiles.includes(path)) return true
+  if (used === 'src/offline.ts') return /^src\/cli\/(recover|restore)\.ts$/.test(path)
   if (compositionFiles.includes(used)) return path === 'src/cli/serve.ts'
   if (leafFiles.includes(used) || used in openFiles || !used.startsWith('src/')) return true
   if (pairs.some(([user, usedByIt]) => user === path && usedByIt === used)) return true
@@ -203,7 +220,7 @@ describe('imports', () => {
 describe('files', () => {
   test('none is dead', () => {
     const tests = programs.filter(path => path.endsWith('.test.ts'))
-    const tools = filesOf('bench/*.ts', 'scripts/*')
+    const tools = filesOf('bench/*.ts', 'scripts/*', 'test/raft/conformance/shim.ts')
     const reached = new Set<string>()
     const visit = (path: string) => {
       if (reached.has(path) || !existsSync(join(root, path)) || !path.endsWith('.ts')) return
@@ -319,6 +336,7 @@ describe('what is published', () => {
       [
         ...codeOf('src/config.ts').matchAll(variables),
         ...codeOf('src/config-docker.ts').matchAll(variables),
+        ...codeOf('src/config-cluster.ts').matchAll(variables),
       ].map(([name]) => name),
     )
     const page = new Set(textOf('docs/configuration.md').match(variables) ?? [])

@@ -25,7 +25,10 @@ export interface AdminParts {
  * have a body; `transform` comes next, on all. So both check, and no byte of a stranger's body is
  * read. Scoped: nothing of this runs on the routes of calls.
  */
-export function adminGuard({ config, authorize }: Pick<AdminParts, 'config' | 'authorize'>) {
+export function adminGuard(
+  { config, authorize }: Pick<AdminParts, 'config' | 'authorize'>,
+  { isBodyOptional = false } = {},
+) {
   const { adminBodyBytesMax, requestBytesMax } = config.limits
   const bytesMax = Math.min(adminBodyBytesMax, requestBytesMax || adminBodyBytesMax)
   return new Elysia()
@@ -33,7 +36,8 @@ export function adminGuard({ config, authorize }: Pick<AdminParts, 'config' | 'a
       authorize(request)
       // Whatever a client sends with the other methods is ignored, not parsed.
       const hasBody = request.method === 'POST' || request.method === 'PUT'
-      return hasBody ? readObject(request, bytesMax) : {}
+      const isLeftOut = isBodyOptional && request.body === null
+      return hasBody && !isLeftOut ? readObject(request, bytesMax) : {}
     })
     .onTransform({ as: 'scoped' }, ({ request }) => authorize(request))
 }
@@ -53,7 +57,7 @@ export function publicBase(config: Config, request: Request): string {
 }
 
 /** The object a change came to. A conflict becomes the error of its code. */
-function objectOf(outcome: Outcome): App | Fn | Trigger {
+function objectOf(outcome: Outcome): NonNullable<Extract<Outcome, { ok: true }>['object']> {
   if (!outcome.ok) throw new FndError(outcome.code)
   assert(outcome.object !== null, 'creating or updating an object returns it')
   return outcome.object

@@ -15,6 +15,7 @@ import {
 import { join } from 'node:path'
 import { type Config, isLoopback } from '../config.ts'
 import { FndError, StartError } from '../errors.ts'
+import { writeWhole } from '../store/fsync.ts'
 
 export const tokenFile = 'admin.token'
 const tokenLengthMin = 16
@@ -63,6 +64,11 @@ export function ensureAdminToken(dataDir: string): string {
   fsyncSync(directory)
   closeSync(directory)
   return token
+}
+
+/** Takes over the token of a cluster that this node joined: all its nodes share one. */
+export async function adoptAdminToken(dataDir: string, token: string): Promise<void> {
+  await writeWhole(join(dataDir, tokenFile), `${token}\n`)
 }
 
 function sha256(text: string): Buffer {

@@ -17,6 +17,15 @@ export type SchemaName =
   | 'Registry'
   | 'RegistryList'
   | 'Images'
+  | 'Node'
+  | 'NodeList'
+  | 'Leader'
+  | 'PendingJoin'
+  | 'PendingJoinList'
+  | 'Joined'
+  | 'JoinToken'
+  | 'Leaving'
+  | 'Status'
 
 export function json(name: SchemaName, description: string): ResponseDetail {
   const schema = { $ref: `#/components/schemas/${name}` }
@@ -30,6 +39,7 @@ const errorTexts: Readonly<Record<number, string>> = {
   404: 'Not found',
   409: 'Conflicts with what exists',
   413: 'Too large',
+  503: 'Not just now; the message says why, `Retry-After` when to ask again',
 }
 
 /** The responses of an admin operation: its success, then errors by status. 401 is always there. */

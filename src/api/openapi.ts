@@ -4,7 +4,18 @@ import { type AnyElysia, t } from 'elysia'
 import { json, type SchemaName } from './detail.ts'
 import { bundleSchema } from './fnd/bundles.ts'
 import { imagesSchema, prepareBody } from './fnd/images.ts'
+import { statusSchema } from './fnd/node.ts'
+import {
+  approveBody,
+  joinedSchema,
+  leaderSchema,
+  nodeListSchema,
+  nodeSchema,
+  pendingSchema,
+  transferBody,
+} from './fnd/nodes.ts'
 import { registryBody, registrySchema } from './fnd/registries.ts'
+import { leavingSchema, tokenBody, tokenSchema } from './fnd/token.ts'
 import { appSchema } from './v2/apps.ts'
 import { fnSchema } from './v2/fns.ts'
 import { triggerSchema } from './v2/triggers.ts'
@@ -44,6 +55,15 @@ const schemas: Readonly<Record<SchemaName, object>> = {
   Registry: registrySchema,
   RegistryList: listOf('Registry'),
   Images: imagesSchema,
+  Node: nodeSchema,
+  NodeList: nodeListSchema,
+  Leader: leaderSchema,
+  PendingJoin: pendingSchema,
+  PendingJoinList: listOf('PendingJoin'),
+  Joined: joinedSchema,
+  JoinToken: tokenSchema,
+  Leaving: leavingSchema,
+  Status: statusSchema,
 }
 
 type Operation = Record<string, unknown>
@@ -56,6 +76,9 @@ const bodyNames = new Map<unknown, SchemaName | object>([
   [triggerSchema, 'Trigger'],
   [registryBody, registryBody],
   [prepareBody, prepareBody],
+  [transferBody, transferBody],
+  [approveBody, approveBody],
+  [tokenBody, tokenBody],
 ])
 
 /** `METHOD path` → the request body, which the generator leaves empty where we parse ourselves. */

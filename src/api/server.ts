@@ -6,22 +6,29 @@
  */
 import { type AnyElysia, Elysia } from 'elysia'
 import type { Clock } from '../clock.ts'
+import type { ClusterControl } from '../cluster/control.ts'
 import type { Config } from '../config.ts'
 import { type AssertionError, assert } from '../errors.ts'
 import type { IdSource } from '../ids.ts'
 import type { Logger } from '../log.ts'
 import type { State } from '../store/state.ts'
+import { commandVersionGiven } from '../version.ts'
 import { adminOnly } from './admin.ts'
 import { makeAuthorize } from './auth.ts'
 import { makeCors, type RequestHandler, withCors } from './cors.ts'
 import { type CounterOf, RequestCount } from './counted.ts'
 import { adminSecurity } from './detail.ts'
 import { makeErrorMapper } from './errors.ts'
+import { type Backups, backupApi } from './fnd/backup.ts'
 import { type Bundles, bundlesApi } from './fnd/bundles.ts'
 import { docsApi } from './fnd/docs.ts'
 import { type Images, imagesApi } from './fnd/images.ts'
-import { type NodeReports, nodeApi } from './fnd/node.ts'
+import { fnReportApi, type NodeReports, nodeApi } from './fnd/node.ts'
+import { nodesApi, nodeWishesApi } from './fnd/nodes.ts'
+import { noteApi } from './fnd/note.ts'
 import { registriesApi, type Sealer } from './fnd/registries.ts'
+import { tokenApi } from './fnd/token.ts'
+import { type Fresh, freshly } from './freshness.ts'
 import { makeNoRoute } from './no-route.ts'
 import { openApiDocument } from './openapi.ts'
 import { appsApi } from './v2/apps.ts'
@@ -39,6 +46,9 @@ export interface ApiParts {
   readonly images: Images
   readonly secrets: Sealer
   readonly reports: NodeReports
+  readonly cluster: ClusterControl
+  readonly fresh: Fresh
+  readonly backups: Backups
   /** The admin token; unused when `config.isAuthOff`. */
   readonly token: string
   /** fnd's version, for the OpenAPI document. */
@@ -77,9 +87,15 @@ export function makeApi(parts: ApiParts): AnyElysia {
   })
   const count = new RequestCount(parts.counterOf)
   app.onError(({ error, request }) => count.failed(request, mapError(error, request)))
-  const v2 = [appsApi, fnsApi, triggersApi, callsApi]
-  const resources = [...v2, bundlesApi, registriesApi, imagesApi, nodeApi]
-  for (const resource of resources) app.use(count.over(resource(admin)))
+  const { fresh, state } = parts
+  const replicated = [appsApi, fnsApi, triggersApi, callsApi, registriesApi, fnReportApi]
+  for (const resource of replicated) app.use(count.over(freshly(fresh, state, resource(admin))))
+  // Only a build that stands for the next version of fnd has it.
+  const next = commandVersionGiven === undefined ? [] : [noteApi]
+  const nodes = [nodesApi, nodeWishesApi, tokenApi, backupApi]
+  for (const resource of [bundlesApi, imagesApi, nodeApi, ...nodes, ...next]) {
+    app.use(count.over(resource(admin)))
+  }
   for (const instance of parts.extraAdmin) {
     app.use(
       new Elysia({ detail: { security: adminSecurity } }).use(adminOnly(authorize)).use(instance),

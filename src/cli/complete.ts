@@ -21,6 +21,7 @@ export interface NameSource {
   apps(): Promise<string[]>
   fns(appName: string): Promise<string[]>
   triggers(appName: string, fnName: string): Promise<string[]>
+  nodes(): Promise<string[]>
 }
 
 /** `words` are those after `fnd`; the last is the one under the cursor, perhaps empty. */
@@ -126,6 +127,12 @@ async function valuesOf(
   }
   const kind = 'flags' in wanted ? (/<([^>]+)>/.exec(wanted.flags)?.[1] ?? '') : wanted.name()
   if (/^(file|dir|path|file-or-dir)$/.test(kind)) return { items: [], ending: 'files' }
+  if (kind === 'node') {
+    return matching(
+      (await names.nodes()).map(value => ({ value, note: '' })),
+      current,
+    )
+  }
   return namesOf(kind, current, names)
 }
 

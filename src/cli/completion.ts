@@ -3,6 +3,7 @@ import { readClientConfig } from '../config.ts'
 import { FndClient } from './client.ts'
 import { completionsOf, type NameSource } from './complete.ts'
 import { completionScripts } from './completion-scripts.ts'
+import { listNodes } from './nodes.ts'
 import { findApp, listApps, listFns, listTriggers } from './objects.ts'
 import { examples } from './options.ts'
 import { type Host, runs } from './session.ts'
@@ -44,7 +45,8 @@ export function addCompletion(program: Command, host: Host): void {
 /** Names from the server that the typed words point at. A fault means no names, not a message. */
 function namesFrom(host: Host, words: readonly string[]): NameSource {
   const read = readClientConfig({ ...flag(words, 'url'), ...flag(words, 'token') }, host.env)
-  if (!read.ok) return { apps: async () => [], fns: async () => [], triggers: async () => [] }
+  const none = async () => []
+  if (!read.ok) return { apps: none, fns: none, triggers: none, nodes: none }
   const client = new FndClient(read.config)
   const orNone = async (find: () => Promise<string[]>): Promise<string[]> => {
     const late = new Promise<string[]>(resolve => setTimeout(resolve, namesTimeoutMs, []))
@@ -52,6 +54,7 @@ function namesFrom(host: Host, words: readonly string[]): NameSource {
   }
   const names = (list: readonly { readonly name: string }[]) => list.map(one => one.name)
   return {
+    nodes: () => orNone(async () => names((await listNodes(client)).items)),
     apps: () => orNone(async () => names(await listApps(client))),
     fns: appName =>
       orNone(async () => {

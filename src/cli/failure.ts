@@ -6,6 +6,8 @@ export const exitCodes = {
   unreachable: 3,
   unauthorized: 4,
   'not-found': 5,
+  degraded: 6,
+  'no-quorum': 7,
 } as const
 
 export type ExitReason = Exclude<keyof typeof exitCodes, 'ok'>
@@ -16,7 +18,9 @@ export const exitCodesHelp = `Exit codes:
   2  wrong usage: a flag, an argument or a file
   3  the server cannot be reached
   4  the server does not accept the token
-  5  no such app, function, trigger, call or key`
+  5  no such app, function, trigger, call, key or node
+  6  status: the cluster works, and something needs a look
+  7  status: no majority of the voters is reached, so that nothing can be changed`
 
 /** What ends a command. `message` says what is wrong, `hint` what to do next. */
 export class CliError extends Error {

@@ -41,6 +41,14 @@ export function wholeNumber(min: number): (text: string) => number {
   }
 }
 
+/** Parser of `90m`, `24h`, `7d` or seconds; in seconds. */
+export function lifetime(text: string): number {
+  const match = /^(\d{1,7})([smhd]?)$/.exec(text)
+  if (match === null) throw new InvalidArgumentError('write a time such as 90m, 24h or 7d.')
+  const unitS = { s: 1, m: 60, h: 3600, d: 86_400 }[match[2] === '' ? 's' : (match[2] ?? 's')] ?? 1
+  return Number(match[1]) * unitS
+}
+
 /** Milliseconds; -1 means never. */
 function millisecondsOrNever(text: string): number {
   const value = Number(text)

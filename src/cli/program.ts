@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander'
 import { FndError, StartError } from '../errors.ts'
 import { commit, version } from '../version.ts'
 import { addApps } from './apps.ts'
+import { addBackup } from './backup.ts'
 import { addCall } from './call.ts'
 import { addCompletion } from './completion.ts'
 import { addConfig } from './config.ts'
@@ -9,13 +10,19 @@ import { addDeploy } from './deploy.ts'
 import { addDoctor } from './doctor.ts'
 import { CliError, exitCodes, exitCodesHelp } from './failure.ts'
 import { addFns } from './fns.ts'
+import { addLeave } from './leave.ts'
 import { addLogs } from './logs.ts'
+import { addNodes } from './nodes.ts'
 import { examples } from './options.ts'
+import { addRecover } from './recover.ts'
 import { addRegistries } from './registries.ts'
+import { addRestore } from './restore.ts'
 import { addRun } from './run.ts'
 import { addServe } from './serve.ts'
 import type { Host } from './session.ts'
+import { addStatus } from './status.ts'
 import { isReaderGone } from './terminal.ts'
+import { addToken } from './token.ts'
 import { addTriggers } from './triggers.ts'
 import { addVersion } from './version.ts'
 
@@ -52,6 +59,13 @@ export function makeProgram(host: Host): Command {
   addConfig(program, host)
   addRegistries(program, host)
   addLogs(program, host)
+  addStatus(program, host)
+  addNodes(program, host)
+  addToken(program, host)
+  addLeave(program, host)
+  addBackup(program, host)
+  addRestore(program, host)
+  addRecover(program, host)
   addDoctor(program, host)
   addVersion(program, host)
   addCompletion(program, host)

@@ -15,6 +15,11 @@ export function addServe(program: Command, host: Host): void {
     .usage('[options]')
     .option('--listen <host:port>', 'where to listen (FND_LISTEN; default 0.0.0.0:8080)')
     .option('--data <dir>', 'where everything is kept (FND_DATA; default ./fnd-data)')
+    .option('--join <host:port>', 'become a node of the cluster of this member (FND_JOIN)')
+    .option('--join-token <token>', 'what `fnd token` printed there (FND_JOIN_TOKEN)')
+    .option('--peer-listen <host:port>', 'for other nodes (FND_PEER_LISTEN; default: next port)')
+    .option('--advertise <host>', 'where other nodes reach this one (FND_ADVERTISE)')
+    .option('--name <name>', "this node's, for people (FND_NAME; default: that of the host)")
     .option('--no-auth', 'no admin token; allowed on loopback only')
     .option('--log-level <level>', 'trace, debug, info, warn, error or fatal (FND_LOG_LEVEL)')
     .option('--log-format <format>', 'json, pretty or auto (FND_LOG_FORMAT)')
@@ -29,6 +34,7 @@ export function addServe(program: Command, host: Host): void {
   examples(command, [
     ['fnd', 'listen on 0.0.0.0:8080, data in ./fnd-data'],
     ['fnd serve --listen 127.0.0.1:9000 --data /var/lib/fnd', 'listen and keep data elsewhere'],
+    ['fnd --join 10.0.0.1:8081', 'a second node; the token is in FND_JOIN_TOKEN'],
     ['fnd --no-auth --listen 127.0.0.1:8080', 'no token, for this machine only'],
   ])
 }

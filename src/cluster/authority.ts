@@ -6,10 +6,10 @@
  */
 import { createPrivateKey, createPublicKey, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { open, rename, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { StartError } from '../errors.ts'
-import { fsyncDir, makeDir } from '../store/fsync.ts'
+import { fsyncDir, makeDir, writeWhole } from '../store/fsync.ts'
 import {
   type AuthorityPair,
   issueNode,
@@ -45,18 +45,6 @@ export async function writeClusterFiles(
     await writeWhole(path, text)
   }
   await fsyncDir(dir)
-}
-
-async function writeWhole(path: string, text: string): Promise<void> {
-  const draft = `${path}.${process.pid}.partial`
-  const handle = await open(draft, 'w', 0o600)
-  try {
-    await handle.writeFile(text)
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
-  await rename(draft, path)
 }
 
 /** For a directory that becomes another cluster's: by recovery, by restoring, by joining. */

@@ -127,10 +127,11 @@ class StreamEnd {
             this.#link.resume()
           }
           yield chunk
+        } else if (this.#isEnded) {
+          // Before the error: who has sent everything closes the connection.
+          return
         } else if (this.#error !== undefined) {
           throw this.#error
-        } else if (this.#isEnded) {
-          return
         } else {
           await this.#news()
         }

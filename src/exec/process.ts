@@ -31,11 +31,20 @@ export interface RunnableBundle {
   readonly manifest: { readonly kind: 'module' | 'program'; readonly entry: string }
 }
 
+export interface RunnableBundles {
+  get(hash: string): RunnableBundle | undefined
+  /**
+   * Has it brought here from wherever it is. Rejects with `FndError`. Absent: what is not here is
+   * nowhere.
+   */
+  ensure?(hash: string): Promise<unknown>
+}
+
 export interface ProcessDriverOptions {
   readonly dataDir: string
   readonly config: ExecConfig
   readonly version: string
-  readonly bundles: { get(hash: string): RunnableBundle | undefined }
+  readonly bundles: RunnableBundles
   readonly output: OutputSink
   /** Told when spare workers cannot be had. */
   readonly onSparesGivenUp: (detail: string) => void
@@ -141,6 +150,9 @@ export class ProcessDriver implements Driver {
   }
 
   async prepare(spec: FnSpec): Promise<void> {
+    const { bundles } = this.#options
+    const hash = spec.image.slice(scheme.length)
+    if (bundles.get(hash) === undefined) await bundles.ensure?.(hash)
     this.#bundleOf(spec)
   }
 

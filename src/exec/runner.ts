@@ -124,6 +124,12 @@ export class Runner {
     this.#carryOutSoon()
   }
 
+  /** Ends a call that came to nothing before it could be placed. */
+  refuse(spec: FnSpec, asker: CallAsker, error: FndError): void {
+    this.#options.calls.queued(spec)
+    this.#refuse(new ActiveCall(this, this.#options.ids.next(), spec, asker, this.#now()), error)
+  }
+
   #place(call: ActiveCall, nowMs: number): void {
     const { spec } = call
     // The function may have changed while this call was on its way in.

@@ -8,6 +8,8 @@ import type { ConfState, Entry, HardState, Message, NodeId } from './types.ts'
 export interface Identity {
   readonly clusterId: string
   readonly nodeId: NodeId
+  /** Of the data directory: tells a restarted node from one that was wiped. */
+  readonly uuid: string
 }
 
 /** One transaction on the log: all of it or nothing is on the disk. */
@@ -52,6 +54,11 @@ export interface LogStore {
    * time.
    */
   write(write: LogWrite, done: (error: Error | undefined) => void): void
+  /**
+   * Whether there is room for more than what members must be able to write at any time. A leader
+   * asks before it logs a proposal; followers write into the reserve.
+   */
+  hasRoom(): boolean
   close(): Promise<void>
 }
 

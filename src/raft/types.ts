@@ -92,6 +92,8 @@ export interface Message {
   /**
    * `MsgHeartbeat` and its answer: number of the round that confirms reads, 0 for none.
    * `MsgReadIndex` and its answer: the asking node's number of the read.
+   * `MsgVote`, `MsgPreVote`: how far the candidate's log is committed. Their rejections: how far
+   * it is, as the voter knows.
    */
   readonly context: number
   /** `MsgVote`, `MsgTimeoutNow`: the leader asked for this election. */
@@ -114,7 +116,10 @@ export interface Ready {
   readonly committed: readonly Entry[]
   /** May leave before anything is persisted. */
   readonly messages: readonly Message[]
-  /** Answers that promise durability: they leave after everything above is persisted. */
+  /**
+   * Leave after everything above is persisted: answers that promise durability, and requests for
+   * votes, whose term and log must not be forgotten once others voted for them.
+   */
   readonly answers: readonly Message[]
   /** Reads whose index is known and confirmed: serve them once that index is applied. */
   readonly reads: readonly ReadState[]

@@ -40,6 +40,12 @@ export class Window {
     this.#firstIndex += dropped.length
   }
 
+  /** The entries from `index` on were replaced, or are to be. */
+  dropFrom(index: number): void {
+    const dropped = this.#sizes.splice(Math.max(0, index - this.#firstIndex))
+    for (const bytes of dropped) this.#bytes -= bytes
+  }
+
   /** Index of the newest entry outside a window of the newest entries, or one below the first. */
   outside(countMax: number, bytesMax: number): number {
     let kept = 0

@@ -3,15 +3,18 @@
  * holds the same rows and gives the same outcomes. No clock, no randomness, no unordered SELECT.
  * Every conflict is found before the first write, so that a refused command changes nothing.
  */
-import type { AppPatch, Change, Command, FnPatch, Outcome, TriggerPatch } from './commands.ts'
+import { applyToNodes } from './apply-nodes.ts'
+import type {
+  Applied,
+  AppPatch,
+  Change,
+  Command,
+  FnPatch,
+  Outcome,
+  TriggerPatch,
+} from './commands.ts'
 import type { App, Fn, RegistryLogin, Trigger } from './objects.ts'
 import { appFrom, fnFrom, sortedMap, type Tx, triggerFrom } from './rows.ts'
-
-export interface Applied {
-  readonly outcome: Outcome
-  /** Every row that changed or went, in the order it happened. Empty when nothing changed. */
-  readonly changes: readonly Change[]
-}
 
 const annotationsMax = 100
 
@@ -42,6 +45,8 @@ export function apply(tx: Tx, command: Command): Applied {
       return setRegistry(tx, command.login)
     case 'registry.delete':
       return deleteRegistry(tx, command.appId, command.host)
+    default:
+      return applyToNodes(tx, command)
   }
 }
 

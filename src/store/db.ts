@@ -7,15 +7,18 @@
  * only after `flush`.
  */
 import { Database, type Statement } from 'bun:sqlite'
+import { rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { assert, FndError, StartError } from '../errors.ts'
-import type { CommittedEntry, StateMachine } from '../raft/replicator.ts'
+import type { CommittedEntry, StateMachine } from '../raft/ports.ts'
+import type { ConfState } from '../raft/types.ts'
 import { apply } from './apply.ts'
-import { decodeCommand } from './codec.ts'
+import { decodeCommand, mustKnow } from './codec.ts'
 import type { Change, Outcome } from './commands.ts'
 import { fsyncFile } from './fsync.ts'
 import type { Row, SqlValue, Tx } from './rows.ts'
-
-const schemaVersion = 2
+import { decodeConfState, encodeConfState, firstConfState, prepareSchema } from './schema.ts'
+import { mustBeSound, snapshotNameFrom, swapIn } from './snapshot-file.ts'
 
 /**
  * How long a write waits for another process that holds the file, such as somebody's `sqlite3`. It
@@ -23,70 +26,35 @@ const schemaVersion = 2
  */
 const busyTimeoutMs = 100
 
-const registries = `
-CREATE TABLE registries (
-  app_id TEXT NOT NULL REFERENCES apps (id), host TEXT NOT NULL, username TEXT NOT NULL,
-  sealed TEXT NOT NULL, updated_ms INTEGER NOT NULL, PRIMARY KEY (app_id, host)
-) STRICT, WITHOUT ROWID;`
-
-// Names are compared as bytes: SQLite's default collation is memcmp over UTF-8.
-const schema = `
-CREATE TABLE apps (
-  id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL UNIQUE, config TEXT NOT NULL,
-  annotations TEXT NOT NULL, syslog_url TEXT NOT NULL, shape TEXT NOT NULL,
-  created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE fns (
-  id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, app_id TEXT NOT NULL REFERENCES apps (id),
-  image TEXT NOT NULL, memory_mb INTEGER NOT NULL, timeout_s INTEGER NOT NULL,
-  idle_timeout_s INTEGER NOT NULL, config TEXT NOT NULL, annotations TEXT NOT NULL,
-  shape TEXT NOT NULL, created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
-  UNIQUE (app_id, name)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE triggers (
-  id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, app_id TEXT NOT NULL REFERENCES apps (id),
-  fn_id TEXT NOT NULL REFERENCES fns (id), type TEXT NOT NULL, source TEXT NOT NULL,
-  annotations TEXT NOT NULL, created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
-  UNIQUE (app_id, type, source), UNIQUE (app_id, fn_id, name)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX triggers_by_name ON triggers (app_id, name, id);
-CREATE INDEX triggers_by_fn ON triggers (fn_id, name);
-${registries}
-CREATE TABLE meta (
-  id INTEGER PRIMARY KEY CHECK (id = 1), applied_index INTEGER NOT NULL,
-  applied_term INTEGER NOT NULL, state_hash BLOB NOT NULL
-) STRICT;
-INSERT INTO meta VALUES (1, 0, 0, zeroblob(32));
-PRAGMA user_version = ${schemaVersion};
-`
-
 /** Receives what one batch changed, in the turn in which it became durable here. */
 export type ChangesListener = (changes: readonly Change[]) => void
 
+export interface StateDbOptions {
+  readonly busyTimeoutMs?: number
+  /** Where snapshots lie that `install` is told the names of. */
+  readonly stagedDir?: string
+}
+
 export class StateDb implements StateMachine, Disposable {
-  readonly #db: Database
   readonly #path: string
+  readonly #busyTimeoutMs: number
+  readonly #stagedDir: string
   readonly #statements = new Map<string, Statement<Row, SqlValue[]>>()
   readonly #tx: Tx
+  #db: Database
   #appliedIndex = 0
   #appliedTerm = 0
   #stateHash: Uint8Array = new Uint8Array(32)
-  #listener: ChangesListener | undefined
+  #confState: ConfState = firstConfState
+  #onChanges: ChangesListener | undefined
+  #onReset: (() => void) | undefined
 
   /** Throws `StartError` when the file is not a database that this version can use. */
-  constructor(path: string, options: { readonly busyTimeoutMs?: number } = {}) {
+  constructor(path: string, options: StateDbOptions = {}) {
     this.#path = path
-    try {
-      this.#db = new Database(path, { create: true, readwrite: true, strict: true })
-      this.#prepare(options.busyTimeoutMs ?? busyTimeoutMs)
-    } catch (cause) {
-      if (cause instanceof StartError) throw cause
-      throw new StartError(
-        `${path} cannot be opened as a database (${(cause as Error).message}). If the file is ` +
-          'damaged, restore the data directory from a backup.',
-        { cause },
-      )
-    }
+    this.#busyTimeoutMs = options.busyTimeoutMs ?? busyTimeoutMs
+    this.#stagedDir = options.stagedDir ?? join(dirname(path), 'staged')
+    this.#db = this.#open()
     this.#tx = {
       get: (sql, ...values) => this.#statement(sql).get(...values) ?? undefined,
       all: (sql, ...values) => this.#statement(sql).all(...values),
@@ -101,46 +69,68 @@ export class StateDb implements StateMachine, Disposable {
     return this.#appliedIndex
   }
 
+  get appliedTerm(): number {
+    return this.#appliedTerm
+  }
+
+  get confState(): ConfState {
+    return this.#confState
+  }
+
   /** Hash over every entry applied and its result; equal on all nodes at the same index. */
   get stateHash(): string {
     return Buffer.from(this.#stateHash).toString('hex')
   }
 
-  /** Reads outside a command see the state as of the last applied batch. */
+  /**
+   * Reads outside a command see the state as of the last applied batch. The same object serves
+   * after `install`.
+   */
   get rows(): Pick<Tx, 'get' | 'all'> {
     return this.#tx
   }
 
   /** One listener, told after the transaction committed and before `apply` returns. */
   onChanges(listener: ChangesListener): void {
-    this.#listener = listener
+    this.#onChanges = listener
   }
 
-  /** An entry at or below the applied index is skipped; its result is undefined. */
+  /** One listener, told when a snapshot took the place of everything. */
+  onReset(listener: () => void): void {
+    this.#onReset = listener
+  }
+
+  /**
+   * An entry at or below the applied index is skipped; its result is undefined, and so is that of
+   * an entry without a command.
+   */
   apply(entries: readonly CommittedEntry[]): readonly (Outcome | undefined)[] {
     const fresh = entries.filter(entry => entry.index > this.#appliedIndex)
     const outcomes: (Outcome | undefined)[] = Array(entries.length - fresh.length).fill(undefined)
-    if (fresh.length === 0) return outcomes
+    const last = fresh.at(-1)
+    if (last === undefined) return outcomes
     const changes: Change[] = []
     let index = this.#appliedIndex
-    let term = this.#appliedTerm
     let hash = this.#stateHash
+    let confState = this.#confState
     try {
       this.#db.run('BEGIN IMMEDIATE')
       for (const entry of fresh) {
-        assert(entry.index === index + 1, 'entries are applied without gaps')
-        const applied = apply(this.#tx, decodeCommand(entry.bytes))
+        index += 1
+        assert(entry.index === index, 'entries are applied without gaps')
+        if (isConf(entry)) confState = entry.confState
+        const applied = hasCommand(entry) ? apply(this.#tx, decodeCommand(entry.bytes)) : nothing
         hash = nextHash(hash, entry, applied.outcome)
-        index = entry.index
-        term = entry.term
         outcomes.push(applied.outcome)
         changes.push(...applied.changes)
       }
       this.#tx.run(
-        'UPDATE meta SET applied_index = ?, applied_term = ?, state_hash = ? WHERE id = 1',
+        `UPDATE meta SET applied_index = ?, applied_term = ?, state_hash = ?, conf_state = ?
+         WHERE id = 1`,
         index,
-        term,
+        last.term,
         hash,
+        encodeConfState(confState),
       )
       this.#db.run('COMMIT')
     } catch (cause) {
@@ -151,25 +141,73 @@ export class StateDb implements StateMachine, Disposable {
       throw cause
     }
     this.#appliedIndex = index
-    this.#appliedTerm = term
+    this.#appliedTerm = last.term
     this.#stateHash = hash
-    this.#listener?.(changes)
+    this.#confState = confState
+    this.#onChanges?.(changes)
     return outcomes
   }
 
   flush(): void {
     this.#db.run('PRAGMA synchronous = FULL')
+    // Somebody who reads, as a snapshot that is being taken, may do so for long: nobody waits.
+    this.#db.run('PRAGMA busy_timeout = 0')
     const result = this.#db.query<{ busy: number }, []>('PRAGMA wal_checkpoint(TRUNCATE)').get()
+    this.#db.run(`PRAGMA busy_timeout = ${this.#busyTimeoutMs}`)
     this.#db.run('PRAGMA synchronous = NORMAL')
-    // Another process reads the file, for example `sqlite3`: the checkpoint could not finish. Then
-    // the WAL itself is made durable, which serves the same end.
+    // The checkpoint could not finish. Then the WAL itself is made durable, for the same end.
     if (result?.busy !== 0) fsyncFile(`${this.#path}-wal`)
   }
 
+  /**
+   * A crash at any point leaves either the old state and the snapshot, or the new state: the same
+   * call then goes on or finds that nothing is left to do. Throws `StartError` when the snapshot is
+   * neither there nor installed, or damaged.
+   */
+  install(data: string): void {
+    const { index } = snapshotNameFrom(data)
+    const staged = join(this.#stagedDir, data)
+    if (this.#appliedIndex < index) {
+      mustBeSound(staged)
+      this.#close()
+      swapIn(staged, this.#path)
+      this.#db = this.#open()
+      this.#readMeta()
+      assert(this.#appliedIndex === index, 'a snapshot is of the index in its name')
+      this.#onReset?.()
+    }
+    rmSync(staged, { force: true })
+  }
+
+  /** The id of the node of this uuid, or the next one that is free. */
+  idFor(uuid: string): number {
+    const row = this.#tx.get('SELECT id FROM nodes WHERE uuid = ?', uuid)
+    return Number(row?.id ?? this.#tx.get('SELECT next_node_id FROM meta')?.next_node_id)
+  }
+
+  /**
+   * Makes this node the only member, against what the log says: the others belong to a cluster
+   * that was given up. Only offline.
+   */
+  forceAlone(id: number): void {
+    const confState = { ...firstConfState, voters: [id] }
+    this.#db.transaction(() => {
+      this.#tx.run('DELETE FROM nodes WHERE id <> ?', id)
+      this.#tx.run("UPDATE nodes SET state = 'active'")
+      this.#tx.run('UPDATE meta SET next_node_id = max(next_node_id, ?)', id + 1)
+      this.#tx.run('UPDATE meta SET conf_state = ?', encodeConfState(confState))
+    })()
+    this.#confState = confState
+  }
+
   [Symbol.dispose](): void {
+    this.#close()
+  }
+
+  #close(): void {
     for (const statement of this.#statements.values()) statement.finalize()
     this.#statements.clear()
-    this.#db.close()
+    this.#db.close(true)
   }
 
   #statement(sql: string): Statement<Row, SqlValue[]> {
@@ -181,42 +219,61 @@ export class StateDb implements StateMachine, Disposable {
     return statement
   }
 
-  #prepare(timeoutMs: number): void {
-    this.#db.run('PRAGMA journal_mode = WAL')
-    this.#db.run('PRAGMA synchronous = NORMAL')
-    this.#db.run('PRAGMA foreign_keys = ON')
-    this.#db.run(`PRAGMA busy_timeout = ${timeoutMs}`)
-    const row = this.#db.query<{ user_version: number }, []>('PRAGMA user_version').get()
-    if (row?.user_version === schemaVersion) return
-    if (row?.user_version === 1) {
-      this.#db.transaction(() => this.#db.run(`${registries} PRAGMA user_version = 2;`))()
-      return
-    }
-    if (row?.user_version !== 0) {
+  #open(): Database {
+    try {
+      const db = new Database(this.#path, { create: true, readwrite: true, strict: true })
+      db.run('PRAGMA journal_mode = WAL')
+      db.run('PRAGMA synchronous = NORMAL')
+      db.run('PRAGMA foreign_keys = ON')
+      db.run(`PRAGMA busy_timeout = ${this.#busyTimeoutMs}`)
+      prepareSchema(db, this.#path)
+      return db
+    } catch (cause) {
+      if (cause instanceof StartError) throw cause
       throw new StartError(
-        `${this.#path} has schema ${row?.user_version}, this fnd knows ${schemaVersion}. ` +
-          'The data directory was used by a newer fnd: start that version or a later one.',
+        `${this.#path} cannot be opened as a database (${(cause as Error).message}). If the ` +
+          'file is damaged, restore the data directory from a backup.',
+        { cause },
       )
     }
-    this.#db.transaction(() => this.#db.run(schema))()
   }
 
   #readMeta(): void {
-    const row = this.#tx.get('SELECT applied_index, applied_term, state_hash FROM meta')
+    const row = this.#tx.get('SELECT * FROM meta')
     assert(row?.state_hash instanceof Uint8Array, 'the database holds its meta row')
+    mustKnow(Number(row.cluster_version))
     this.#appliedIndex = Number(row.applied_index)
     this.#appliedTerm = Number(row.applied_term)
     this.#stateHash = row.state_hash
+    this.#confState = decodeConfState(String(row.conf_state))
   }
 }
 
-function nextHash(previous: Uint8Array, entry: CommittedEntry, outcome: Outcome): Uint8Array {
+const nothing = { outcome: undefined, changes: [] }
+
+function isConf(entry: CommittedEntry): entry is CommittedEntry & { confState: ConfState } {
+  if (entry.kind !== 'conf' && entry.kind !== 'conf-v2') return false
+  assert(entry.confState !== undefined, 'a change of the configuration says what it led to')
+  return true
+}
+
+/** A leader begins its term with an entry of no bytes. */
+function hasCommand(entry: CommittedEntry): boolean {
+  return !isConf(entry) && entry.bytes.length > 0
+}
+
+function nextHash(
+  previous: Uint8Array,
+  entry: CommittedEntry,
+  outcome: Outcome | undefined,
+): Uint8Array {
   const index = new Uint8Array(8)
   new DataView(index.buffer).setBigUint64(0, BigInt(entry.index))
+  const result = isConf(entry) ? encodeConfState(entry.confState) : JSON.stringify(outcome ?? null)
   return new Bun.CryptoHasher('sha256')
     .update(previous)
     .update(index)
     .update(entry.bytes)
-    .update(JSON.stringify(outcome))
+    .update(result)
     .digest()
 }

@@ -1,98 +1,119 @@
 /**
- * The log on LMDB. One append is one LMDB transaction: entries, hard state and the removal of old
- * entries together.
+ * The log on LMDB. One write is one LMDB transaction: entries, hard state, the base, and the
+ * removal of entries that are old or overwritten.
  *
  * LMDB is opened without `overlappingSync`, so that a write's promise resolves after the fdatasync
  * of its pages and the synchronous write of the meta page; test/store/log.test.ts watches the
- * system calls. LMDB gives atomicity; the checksum of each record finds a disk that lies.
+ * system calls. LMDB gives atomicity, so that there is no torn tail to repair: whatever is missing
+ * or has another checksum is damage, and the log does not open or read (raft.md §2.2).
  *
- * Record: u8 version, 3 bytes zero, u32 CRC-32C over all that follows, f64 index, f64 term, bytes.
- * Numbers are little endian. The hard state is a record of index 0 whose bytes are JSON.
+ * The entries of one write are one value (a segment, keyed by its first and last index): that
+ * takes a third less time than a value for each. Old entries leave by whole segments. The entry
+ * before the first is the base, of which index and term stay known.
  */
-import { closeSync, openSync, readSync, statfsSync, statSync, truncateSync } from 'node:fs'
+import { statfsSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Database, open, type RootDatabase } from 'lmdb'
-import { AssertionError, assert, FndError, StartError } from '../errors.ts'
-import { crc32c } from '../raft/crc32c.ts'
-import type { Append, EntryLog, HardState } from '../raft/entry-log.ts'
-import type { CommittedEntry } from '../raft/replicator.ts'
+import type { Database, RootDatabase } from 'lmdb'
+import { assert, FndError, StartError } from '../errors.ts'
+import type { Identity, LogStore, LogWrite } from '../raft/ports.ts'
+import type { Entry, HardState } from '../raft/types.ts'
 import { fsyncDir } from './fsync.ts'
+import { commitError, explained, isFullDisk, openEnvironment } from './log-file.ts'
+import { Recent } from './log-recent.ts'
+import {
+  type Base,
+  baseRecord,
+  cure,
+  decodeRecord,
+  decodeSegment,
+  encodeSegment,
+  hardRecord,
+  keyOf,
+  segmentsOf,
+  textOf,
+  textRecord,
+} from './log-records.ts'
+import { Terms } from './log-terms.ts'
+import { readOldLog } from './log-upgrade.ts'
 
-const recordVersion = 1
-const headerBytes = 24
-/** Where the checksum begins to count. */
-const sumFrom = 8
-
-/**
- * Address space reserved for the map, not memory and not disk. The log itself is bounded far below
- * (see `SingleMember`); lmdb maps more by itself when the queue needs it.
- */
-const mapBytes = 4 * 1024 ** 3
-
-/** Entries removed by one append at most, so that truncation never delays an append noticeably. */
+/** Entries removed by one write at most, so that truncation never delays a write noticeably. */
 const dropMax = 2000
+/** What is promised already may be written into all of the reserve but this part of it. */
+const reserveShare = 4
 
 export interface LmdbLogOptions {
   /** The directory that holds `log.mdb`. */
   readonly dir: string
   /** Who this member is, asked only when the log is new. */
-  readonly identity: () => { readonly clusterId: string; readonly nodeId: string }
+  readonly identity: () => Identity | Promise<Identity>
+  /** Where a new log begins, for a state that is there already; index and term 0 unless given. */
+  readonly base?: Base
   /**
-   * Appends are refused while the filesystem has less room than this, so that there is always
-   * enough for SQLite to apply what the log accepted.
+   * `hasRoom` is false while the filesystem has less room than this, so that there is always
+   * enough to apply what the log accepted. Writes are refused at a quarter of it.
    */
   readonly freeBytesMin: number
 }
 
-export class LmdbLog implements EntryLog {
+interface Segment {
+  readonly first: number
+  readonly last: number
+}
+
+/** What one transaction does to the entries, and what the log is after it. */
+interface Plan {
+  readonly removed: readonly Segment[]
+  readonly added: readonly (readonly Entry[])[]
+  /** How many segments leave at the front, and how many stay before those added. */
+  readonly dropCount: number
+  readonly keepCount: number
+  readonly base: Base
+  readonly lastIndex: number
+}
+
+export class LmdbLog implements LogStore {
   readonly #dir: string
   readonly #freeBytesMin: number
   readonly #root: RootDatabase<Uint8Array, string>
-  readonly #entries: Database<Uint8Array, number>
   readonly #meta: Database<Uint8Array, string>
-  #hardState: HardState
-  #firstIndex: number
-  #lastIndex: number
+  readonly #entries: Database<Uint8Array, [first: number, last: number]>
+  #identity: Identity = { clusterId: '', nodeId: 0, uuid: '' }
+  #hardState: HardState = { term: 0, vote: 0, commit: 0 }
+  #base: Base = { index: 0, term: 0 }
+  #installing = ''
+  #lastIndex = 0
+  /** Ascending and without gaps, as in the file. */
+  readonly #segments: Segment[] = []
+  #terms = new Terms()
+  readonly #recent = new Recent()
+  #isWriting = false
   #closed: 'no' | 'closed' | 'failed' = 'no'
 
-  /** Opens the log, or makes one in a directory that is there. */
+  /** Opens the log, or makes one in a directory that is there. Rejects with `StartError`. */
   static async open(options: LmdbLogOptions): Promise<LmdbLog> {
     const path = join(options.dir, 'log.mdb')
     const root = openEnvironment(path)
-    const log = explained(() => new LmdbLog(options, root))
-    if (log.#meta.get('hard') !== undefined) return log
-    if (log.#lastIndex > 0) {
-      throw new StartError(`${path} holds entries but no hard state: it is damaged. ${cure}`)
+    try {
+      const log = explained(() => new LmdbLog(options, root))
+      const isThere = explained(() => log.#load())
+      if (!isThere) await log.#create(options)
+      return log
+    } catch (error) {
+      await root.close()
+      throw error
     }
-    const identity = options.identity()
-    const hardState = { term: 1, vote: identity.nodeId, commitIndex: 0, ...identity }
-    await log.append({ entries: [], hardState, dropThrough: 0 })
-    await fsyncDir(options.dir)
-    return log
   }
 
   private constructor(options: LmdbLogOptions, root: RootDatabase<Uint8Array, string>) {
     this.#dir = options.dir
     this.#freeBytesMin = options.freeBytesMin
     this.#root = root
-    this.#entries = root.openDB('entries', { encoding: 'binary' })
     this.#meta = root.openDB('meta', { encoding: 'binary' })
-    const [first] = this.#entries.getKeys({ limit: 1 })
-    const [last] = this.#entries.getKeys({ limit: 1, reverse: true })
-    this.#lastIndex = last ?? 0
-    this.#firstIndex = first ?? this.#lastIndex + 1
-    const count = (this.#entries.getStats() as { entryCount: number }).entryCount
-    if (count !== this.#lastIndex - this.#firstIndex + 1) {
-      throw new StartError(
-        `The log lacks entries between ${this.#firstIndex} and ${this.#lastIndex}: it is ` +
-          `damaged. ${cure}`,
-      )
-    }
-    const hard = this.#meta.get('hard')
-    this.#hardState =
-      hard === undefined
-        ? { term: 0, vote: '', commitIndex: 0, clusterId: '', nodeId: '' }
-        : JSON.parse(new TextDecoder().decode(decodeRecord(hard, 0, 'the hard state').bytes))
+    this.#entries = root.openDB('segments', { encoding: 'binary' })
+  }
+
+  get identity(): Identity {
+    return this.#identity
   }
 
   get hardState(): HardState {
@@ -100,63 +121,55 @@ export class LmdbLog implements EntryLog {
   }
 
   get firstIndex(): number {
-    return this.#firstIndex
+    return this.#base.index + 1
   }
 
   get lastIndex(): number {
     return this.#lastIndex
   }
 
-  read(fromIndex: number, bytesMax: number): CommittedEntry[] {
-    return explained(() => this.#read(fromIndex, bytesMax))
+  get installing(): string {
+    return this.#installing
   }
 
-  #read(fromIndex: number, bytesMax: number): CommittedEntry[] {
-    assert(fromIndex >= this.#firstIndex, 'entries before the first were truncated')
-    const entries: CommittedEntry[] = []
+  term(index: number): number | undefined {
+    if (index < this.#base.index || index > this.#lastIndex) return undefined
+    return this.#terms.at(index)
+  }
+
+  read(fromIndex: number, bytesMax: number): Entry[] {
+    assert(fromIndex >= this.firstIndex, 'entries before the first were truncated')
+    const read: Entry[] = []
     let bytes = 0
-    let index = fromIndex
-    for (const { key, value } of this.#entries.getRange({ start: fromIndex })) {
-      const name = `entry ${index}`
-      if (key !== index) throw new StartError(`The log lacks ${name}: it is damaged. ${cure}`)
-      const entry = decodeRecord(value, index, name)
-      entries.push(entry)
-      bytes += entry.bytes.length
-      index += 1
-      if (bytes >= bytesMax) return entries
+    for (let index = fromIndex; index <= this.#lastIndex; ) {
+      const around = this.#around(index)
+      for (let at = index - (around[0]?.index ?? 0); at < around.length; at++) {
+        const entry = around[at] as Entry
+        bytes += entry.bytes.length
+        // More than asked for is no answer, except that one entry always is.
+        if (bytes > bytesMax && read.length > 0) return read
+        read.push(entry)
+        index += 1
+      }
     }
-    if (index <= this.#lastIndex) {
-      throw new StartError(`The log lacks entry ${index}: it is damaged. ${cure}`)
-    }
-    return entries
+    return read
   }
 
-  async append(append: Append): Promise<void> {
-    if (this.#closed === 'failed') throw new FndError('store-failed')
-    assert(this.#closed === 'no', 'a closed log is not written')
-    this.#mustHaveRoom()
-    const { entries, hardState } = append
-    let next = this.#lastIndex
-    for (const entry of entries) {
-      assert(entry.index === next + 1, 'entries are appended without gaps')
-      next = entry.index
-    }
-    // The last entry stays, so that the log always knows where it ends.
-    const dropEnd = Math.min(append.dropThrough, next - 1, this.#firstIndex + dropMax - 1)
-    try {
-      await this.#root.batch(() => {
-        for (const entry of entries) this.#entries.put(entry.index, encodeRecord(entry))
-        for (let index = this.#firstIndex; index <= dropEnd; index++)
-          void this.#entries.remove(index)
-        const bytes = new TextEncoder().encode(JSON.stringify(hardState))
-        this.#meta.put('hard', encodeRecord({ index: 0, term: hardState.term, bytes }))
-      })
-    } catch (cause) {
-      throw await this.#failure(cause)
-    }
-    this.#lastIndex = next
-    this.#firstIndex = Math.max(this.#firstIndex, Math.min(dropEnd + 1, next))
-    this.#hardState = hardState
+  write(write: LogWrite, done: (error: Error | undefined) => void): void {
+    assert(!this.#isWriting, 'one write at a time')
+    assert(this.#closed !== 'closed', 'a closed log is not written')
+    this.#mustFollow(write)
+    const plan = explained(() => this.#plan(write))
+    this.#isWriting = true
+    void this.#write(write, plan).then(error => {
+      this.#isWriting = false
+      // Outside of the promise, so that what `done` throws ends the process as any other bug.
+      queueMicrotask(() => done(error))
+    })
+  }
+
+  hasRoom(): boolean {
+    return this.#freeBytes() >= this.#freeBytesMin
   }
 
   async close(): Promise<void> {
@@ -165,22 +178,242 @@ export class LmdbLog implements EntryLog {
     this.#closed = 'closed'
   }
 
-  #mustHaveRoom(): void {
-    if (this.#freeBytes() < this.#freeBytesMin) throw new FndError('disk-full')
+  /** What no member may do, whatever it was told: these are the promises of raft to its log. */
+  #mustFollow({ entries, hardState, reset }: LogWrite): void {
+    const old = this.#hardState
+    assert(
+      hardState.term >= old.term && hardState.commit >= old.commit,
+      'no term or commit is undone',
+    )
+    const isSameVote = hardState.vote === old.vote || old.vote === 0
+    assert(hardState.term > old.term || isSameVote, 'a member votes once in a term')
+    assert(reset === undefined || reset.index >= old.commit, 'no snapshot undoes what is committed')
+    let index = entries[0]?.index ?? this.firstIndex
+    const end = reset === undefined ? this.#lastIndex : reset.index
+    const begin = reset === undefined ? old.commit : reset.index
+    assert(entries.length === 0 || index <= end + 1, 'entries are appended without gaps')
+    assert(entries.length === 0 || index > begin, 'what is committed is never overwritten')
+    let term = reset === undefined ? (this.term(index - 1) ?? 0) : reset.term
+    for (const entry of entries) {
+      assert(entry.index === index, 'entries are appended without gaps')
+      assert(entry.term >= term && entry.term <= hardState.term, 'terms never fall in a log')
+      term = entry.term
+      index += 1
+    }
+  }
+
+  async #write(write: LogWrite, plan: Plan): Promise<Error | undefined> {
+    const refusal = this.#refusal(write)
+    if (refusal !== undefined) {
+      await new Promise(setImmediate)
+      return refusal
+    }
+    const values = this.#values(write, plan.base)
+    try {
+      await this.#root.batch(() => {
+        for (const { first, last } of plan.removed) void this.#entries.remove([first, last])
+        for (const entries of plan.added) {
+          void this.#entries.put(keyOf(entries), encodeSegment(entries))
+        }
+        for (const [name, record] of values) void this.#meta.put(name, record)
+      })
+    } catch (cause) {
+      return this.#failure(cause)
+    }
+    this.#keep(write, plan)
+    return undefined
+  }
+
+  #refusal({ entries, reset }: LogWrite): FndError | undefined {
+    if (this.#closed === 'failed') return new FndError('store-failed')
+    // A vote or a step of the commit takes no room to speak of, and dropping entries gives some.
+    const takesRoom = entries.length > 0 || reset !== undefined
+    const reserve = this.#freeBytesMin / reserveShare
+    if (takesRoom && this.#freeBytes() < reserve) return new FndError('disk-full')
+    return undefined
+  }
+
+  #plan({ entries, reset, dropThrough }: LogWrite): Plan {
+    const segments = this.#segments
+    const isShort = (segment: Segment) => segment.last < (entries[0]?.index ?? Infinity)
+    if (reset !== undefined) {
+      const lastIndex = reset.index + entries.length
+      const base = { index: reset.index, term: reset.term }
+      const added = segmentsOf(entries)
+      return { removed: [...segments], added, dropCount: 0, keepCount: 0, base, lastIndex }
+    }
+    let keepCount = segments.length
+    while (keepCount > 0 && !isShort(segments[keepCount - 1] as Segment)) keepCount -= 1
+    let dropCount = 0
+    let base = this.#base
+    const dropEnd = Math.min(dropThrough, this.#base.index + dropMax)
+    while (dropCount < keepCount && (segments[dropCount]?.last ?? Infinity) <= dropEnd)
+      dropCount += 1
+    const dropped = segments[dropCount - 1]
+    if (dropped !== undefined) base = { index: dropped.last, term: this.term(dropped.last) ?? 0 }
+    const cut = segments.slice(keepCount)
+    return {
+      removed: [...segments.slice(0, dropCount), ...cut],
+      added: segmentsOf([...this.#remains(cut[0], entries[0]), ...entries]),
+      dropCount,
+      keepCount,
+      base,
+      lastIndex: Math.max(entries.at(-1)?.index ?? this.#lastIndex, base.index),
+    }
+  }
+
+  /** The entries of segment `cut` before the first new one: they are written again. */
+  #remains(cut: Segment | undefined, firstNew: Entry | undefined): Entry[] {
+    if (cut === undefined || firstNew === undefined || cut.first >= firstNew.index) return []
+    return this.#segment(cut).slice(0, firstNew.index - cut.first)
+  }
+
+  #values({ hardState, reset, isInstalled }: LogWrite, base: Base): [string, Uint8Array][] {
+    const values: [string, Uint8Array][] = [['hard', hardRecord(hardState)]]
+    if (base !== this.#base) values.push(['base', baseRecord(base)])
+    if (reset !== undefined) values.push(['installing', textRecord(reset.data)])
+    else if (isInstalled === true) values.push(['installing', textRecord('')])
+    return values
+  }
+
+  /** The transaction is on the disk: the log is what it says. */
+  #keep(write: LogWrite, plan: Plan): void {
+    const { entries, reset } = write
+    this.#hardState = write.hardState
+    this.#installing = reset?.data ?? (write.isInstalled === true ? '' : this.#installing)
+    this.#segments.length = plan.keepCount
+    this.#segments.splice(0, plan.dropCount)
+    for (const added of plan.added) {
+      const [first, last] = keyOf(added)
+      this.#segments.push({ first, last })
+    }
+    if (reset !== undefined) this.#terms = new Terms()
+    else if (entries[0] !== undefined) this.#terms.cutFrom(entries[0].index)
+    if (plan.base !== this.#base) {
+      if (reset !== undefined) this.#terms.push(plan.base.index, plan.base.term)
+      this.#terms.dropBelow(plan.base.index)
+      this.#base = plan.base
+    }
+    for (const entry of entries) this.#terms.push(entry.index, entry.term)
+    this.#lastIndex = plan.lastIndex
+    if (reset !== undefined) this.#recent.clear()
+    this.#recent.put(entries, this.firstIndex)
+  }
+
+  /** Some entries that are held, of which that at `index` is the first that was asked for. */
+  #around(index: number): readonly Entry[] {
+    if (index >= this.#recent.firstIndex) return this.#recent.entries
+    const segment = this.#segments[this.#segmentAt(index)]
+    assert(segment !== undefined, 'segments have no gaps')
+    return explained(() => this.#segment(segment))
+  }
+
+  /** Position of the segment that holds `index`. */
+  #segmentAt(index: number): number {
+    let low = 0
+    let high = this.#segments.length
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if ((this.#segments[middle]?.last ?? 0) < index) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+
+  #segment({ first, last }: Segment): Entry[] {
+    const record = this.#entries.get([first, last])
+    if (record === undefined) throw new StartError(lacks(first, last))
+    return decodeSegment(record, first, last)
+  }
+
+  /** Reads what an earlier process left. False when there is nothing: the log is new. */
+  #load(): boolean {
+    const names = [...this.#root.getKeys()]
+    if (names.includes('entries')) this.#upgrade()
+    for (const key of this.#entries.getKeys()) {
+      const [first, last] = key
+      this.#segments.push({ first, last })
+    }
+    const hard = this.#value('hard')
+    const identity = this.#value('identity')
+    const base = this.#value('base')
+    if (hard === undefined || identity === undefined || base === undefined) {
+      const isNew = hard === undefined && identity === undefined && base === undefined
+      if (isNew && this.#segments.length === 0) return false
+      throw new StartError(`The log lacks its hard state or identity: it is damaged. ${cure}`)
+    }
+    this.#hardState = JSON.parse(textOf(hard.bytes))
+    this.#identity = JSON.parse(textOf(identity.bytes))
+    this.#base = { index: base.index, term: base.term }
+    this.#installing = textOf(this.#value('installing')?.bytes ?? new Uint8Array())
+    this.#lastIndex = this.#mustBeWhole()
+    this.#terms.push(base.index, base.term)
+    this.#learnTerms(0, this.#segments.length - 1)
+    return true
+  }
+
+  /** Returns the last index. */
+  #mustBeWhole(): number {
+    let last = this.#base.index
+    for (const segment of this.#segments) {
+      const isNext = segment.first === last + 1 && segment.last >= segment.first
+      if (!isNext) throw new StartError(lacks(last + 1, segment.first - 1))
+      last = segment.last
+    }
+    const { commit } = this.#hardState
+    if (last < commit) throw new StartError(lacks(last + 1, commit))
+    return last
+  }
+
+  /** Terms never fall, so between two segments of one term all have that term. */
+  #learnTerms(from: number, to: number): void {
+    const [low, high] = [this.#segments[from], this.#segments[to]]
+    if (low === undefined || high === undefined || from > to) return
+    const entries = this.#segment(low)
+    for (const { index, term } of entries) this.#terms.push(index, term)
+    if (from === to || entries.at(-1)?.term === this.#segment(high).at(-1)?.term) return
+    const middle = (from + 1 + to) >> 1
+    this.#learnTerms(from + 1, middle)
+    this.#learnTerms(middle + 1, to)
+  }
+
+  #value(name: string) {
+    const record = this.#meta.get(name)
+    return record === undefined ? undefined : decodeRecord(record, name)
+  }
+
+  async #create({ identity, base = { index: 0, term: 0 }, dir }: LmdbLogOptions): Promise<void> {
+    this.#identity = await identity()
+    this.#base = base
+    this.#lastIndex = base.index
+    this.#terms.push(base.index, base.term)
+    this.#hardState = { term: base.term, vote: 0, commit: base.index }
+    await this.#root.batch(() => {
+      void this.#meta.put('identity', textRecord(JSON.stringify(this.#identity)))
+      void this.#meta.put('base', baseRecord(base))
+      void this.#meta.put('hard', hardRecord(this.#hardState))
+    })
+    await fsyncDir(dir)
+  }
+
+  /** One transaction, so that a crash leaves either the old log or the new one. */
+  #upgrade(): void {
+    const old = readOldLog(this.#root, this.#meta)
+    if (old === undefined) return
+    this.#root.transactionSync(() => {
+      for (const entries of segmentsOf(old.entries)) {
+        this.#entries.putSync(keyOf(entries), encodeSegment(entries))
+      }
+      this.#meta.putSync('identity', textRecord(JSON.stringify(old.identity)))
+      this.#meta.putSync('base', baseRecord(old.base))
+      this.#meta.putSync('hard', hardRecord(old.hardState))
+      old.database.clearSync()
+    })
   }
 
   #freeBytes(): number {
     const { bavail, bsize } = statfsSync(this.#dir)
     return bavail * bsize
-  }
-
-  /**
-   * LMDB calls a write that ended early an input/output error. A write ends early when the disk is
-   * full; what made it fail is then told by the room that is left.
-   */
-  #isFull(error: unknown): boolean {
-    const { code } = error as { code?: unknown }
-    return fullCodes.has(code) || (code === inputOutputError && this.#freeBytes() < shortBytes)
   }
 
   /**
@@ -203,129 +436,13 @@ export class LmdbLog implements EntryLog {
    */
   async #failure(cause: unknown): Promise<FndError> {
     const error = await commitError(cause)
-    if (this.#isFull(error) && this.#isUsable()) return new FndError('disk-full', { cause: error })
+    const isFull = isFullDisk(error, this.#freeBytes())
+    if (isFull && this.#isUsable()) return new FndError('disk-full', { cause: error })
     this.#closed = 'failed'
     return new FndError('store-failed', { cause: error })
   }
 }
 
-const cure =
-  'Restore the data directory from a backup, or remove it and let this node join as a new one.'
-
-/** ENOSPC, EDQUOT, EFBIG and MDB_MAP_FULL, as lmdb gives them in `code`. */
-const fullCodes: ReadonlySet<unknown> = new Set([28, 122, 27, -30792])
-
-const inputOutputError = 5
-/** Less room than this explains a short write: an append of the largest kind needs as much. */
-const shortBytes = 16 * 1024 * 1024
-
-/** lmdb rejects with a general error that carries a promise of the real one. */
-async function commitError(cause: unknown): Promise<unknown> {
-  const inner = (cause as { commitError?: Promise<never> }).commitError
-  if (inner === undefined) return cause
-  try {
-    return await inner
-  } catch (error) {
-    return error
-  }
-}
-
-/** Turns what lmdb says of a damaged file into a sentence that says what to do. */
-function explained<T>(read: () => T): T {
-  try {
-    return read()
-  } catch (cause) {
-    if (cause instanceof StartError || cause instanceof AssertionError) throw cause
-    const { message } = cause as Error
-    throw new StartError(`The log cannot be read (${message}): it is damaged. ${cure}`, { cause })
-  }
-}
-
-function openEnvironment(path: string): RootDatabase<Uint8Array, string> {
-  mustLookLikeLmdb(path)
-  try {
-    return open<Uint8Array, string>({
-      path,
-      encoding: 'binary',
-      mapSize: mapBytes,
-      noSubdir: true,
-      overlappingSync: false,
-      // Every write here is a batch of its own. Turn batching adds a promise that nobody can catch.
-      eventTurnBatching: false,
-      // Records are written whole; nothing that was in memory before can leak into the file.
-      noMemInit: false,
-    })
-  } catch (cause) {
-    throw new StartError(
-      `${path} cannot be opened as an LMDB environment (${(cause as Error).message}). ${cure}`,
-      { cause },
-    )
-  }
-}
-
-/**
- * lmdb ends the process by a signal when the file is not LMDB's or shorter than it says, so this
- * looks first. Layout of lmdb's own build: a page header of 24 bytes, then MDB_meta; two meta pages
- * of which the one with the higher transaction counts.
- */
-function mustLookLikeLmdb(path: string): void {
-  const { size } = statSync(path, { throwIfNoEntry: false }) ?? { size: 0 }
-  // A process that was killed while it made the file leaves it empty: LMDB begins anew.
-  if (size === 0) return
-  const pageBytesMin = 4096
-  const head = new Uint8Array(2 * 65_536)
-  const fd = openSync(path, 'r')
-  const view = new DataView(head.buffer, 0, readSync(fd, head, 0, head.length, 0))
-  closeSync(fd)
-  const isMeta = (at: number) =>
-    view.byteLength >= at + metaBytes && view.getUint32(at + 24, true) === 0xbeefc0de
-  const pageBytes = isMeta(0) ? view.getUint32(48, true) : 0
-  if (pageBytes < pageBytesMin || !isMeta(pageBytes)) {
-    throw new StartError(`${path} is not an LMDB environment: it is damaged. ${cure}`)
-  }
-  const transaction = (at: number) => view.getBigUint64(at + 152, true)
-  const current = transaction(0) > transaction(pageBytes) ? 0 : pageBytes
-  const lastPage = Number(view.getBigUint64(current + 144, true))
-  // Pages missing at the end read as zeros then, which the checksums tell; as holes in the map
-  // they would be a SIGBUS. LMDB itself may leave out pages that hold nothing.
-  if (size < (lastPage + 1) * pageBytes) truncateSync(path, (lastPage + 1) * pageBytes)
-}
-
-const metaBytes = 168
-
-function encodeRecord(entry: CommittedEntry): Uint8Array {
-  const record = new Uint8Array(new ArrayBuffer(headerBytes + entry.bytes.length))
-  const view = new DataView(record.buffer)
-  view.setUint8(0, recordVersion)
-  view.setFloat64(8, entry.index, true)
-  view.setFloat64(16, entry.term, true)
-  record.set(entry.bytes, headerBytes)
-  view.setUint32(4, crc32c(record.subarray(sumFrom)), true)
-  return record
-}
-
-function decodeRecord(record: Uint8Array, index: number, name: string): CommittedEntry {
-  const view = new DataView(record.buffer, record.byteOffset, record.byteLength)
-  if (record.length < headerBytes || view.getUint32(4, true) !== crc32c(record.subarray(sumFrom))) {
-    throw new StartError(
-      `The log's record of ${name} does not have its checksum: the disk gave back something ` +
-        `else than was written. ${cure}`,
-    )
-  }
-  if (view.getUint8(0) !== recordVersion) {
-    throw new StartError(
-      `The log's record of ${name} has version ${view.getUint8(0)}, this fnd knows ` +
-        `${recordVersion}. Start the version of fnd that wrote it, or a later one.`,
-    )
-  }
-  const entry = {
-    index: view.getFloat64(8, true),
-    term: view.getFloat64(16, true),
-    // A copy: the buffers that lmdb hands out are its own.
-    bytes: record.slice(headerBytes),
-  }
-  if (entry.index !== index) {
-    throw new StartError(`The log's record of ${name} is that of entry ${entry.index}. ${cure}`)
-  }
-  return entry
+function lacks(first: number, last: number): string {
+  return `The log lacks entries between ${first} and ${last}: it is damaged. ${cure}`
 }

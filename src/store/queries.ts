@@ -1,7 +1,8 @@
-import type { App, Fn, RegistryLogin, Trigger } from './objects.ts'
+import type { App, Fn, Node, RegistryLogin, Trigger } from './objects.ts'
 import {
   appFrom,
   fnFrom,
+  nodeFrom,
   type Row,
   registryFrom,
   type SqlValue,
@@ -59,6 +60,22 @@ export class Queries implements Omit<State, 'propose'> {
   registries(appId: string): RegistryLogin[] {
     const sql = 'SELECT * FROM registries WHERE app_id = ? ORDER BY host'
     return this.#rows.all(sql, appId).map(registryFrom)
+  }
+
+  nodes(): Node[] {
+    return this.#rows.all('SELECT * FROM nodes ORDER BY id').map(nodeFrom)
+  }
+
+  node(id: number): Node | undefined {
+    return this.#one(nodeFrom, 'SELECT * FROM nodes WHERE id = ?', id)
+  }
+
+  nextNodeId(): number {
+    return Number(this.#rows.get('SELECT next_node_id FROM meta')?.next_node_id)
+  }
+
+  clusterVersion(): number {
+    return Number(this.#rows.get('SELECT cluster_version FROM meta')?.cluster_version)
   }
 
   #one<T>(from: (row: Row) => T, sql: string, ...values: SqlValue[]): T | undefined {

@@ -4,105 +4,201 @@
  * <data>/lock.db     one fnd per directory        <data>/store/state.db  SQLite
  * <data>/bundles/    code                         <data>/store/log.mdb   LMDB: log, hard state
  */
-import { randomUUID } from 'node:crypto'
+import { randomInt, randomUUID } from 'node:crypto'
 import { join, resolve } from 'node:path'
-import type { Replicator, ReplicatorStatus } from '../raft/replicator.ts'
-import { type SingleLimits, SingleMember } from '../raft/single.ts'
+import { Member } from '../raft/driver.ts'
+import { Group } from '../raft/group.ts'
+import type { MemberLimits } from '../raft/member-options.ts'
+import { type DriverObserver, noObserver } from '../raft/observer.ts'
+import type { Identity, Network } from '../raft/ports.ts'
+import { systemScheduler } from '../raft/scheduler.ts'
 import { Bundles } from './bundles.ts'
 import { encodeCommand } from './codec.ts'
-import type { Command, Outcome } from './commands.ts'
+import type { Change, Command, Outcome } from './commands.ts'
 import { StateDb } from './db.ts'
 import { makeDir } from './fsync.ts'
 import { DataLock } from './lock.ts'
 import { LmdbLog } from './log.ts'
 import { Queries } from './queries.ts'
+import { finishInstall } from './recover.ts'
 import { RouteTable } from './routes.ts'
+
+import { Snapshots } from './snapshots.ts'
+import { Staging } from './staging.ts'
 import type { State } from './state.ts'
 
 export interface StoreOptions {
   readonly dataDir: string
   /** The disk failed or a bug showed: the process must end. Called once. */
   readonly onFatal: (error: Error) => void
-  /** Writes get `disk-full` while the filesystem has less room than this. */
+  /** Changes get `disk-full` while the filesystem has less room than this. */
   readonly freeBytesMin?: number
-  readonly limits?: Partial<SingleLimits>
+  readonly limits?: Partial<MemberLimits>
+  /**
+   * Who this node is to be, asked only when the directory holds no log: the first of a new cluster
+   * unless given. The directory is locked meanwhile.
+   */
+  readonly identity?: (dataDir: string) => Promise<Identity>
+  /** To the other members; absent in a group of one. */
+  readonly network?: Network
+  readonly observer?: DriverObserver
+  /** The way of changes to the leader; this member's own unless given. */
+  readonly propose?: (command: Command) => Promise<Outcome>
 }
 
-export interface StoreStatus extends ReplicatorStatus {
+export interface StoreStatus {
+  readonly role: 'leader' | 'follower' | 'candidate'
+  readonly term: number
+  readonly lastIndex: number
+  readonly firstIndex: number
+  readonly commitIndex: number
+  readonly appliedIndex: number
   readonly clusterId: string
-  readonly nodeId: string
+  readonly nodeId: number
+  readonly uuid: string
   /** Hash over everything applied; equal on all nodes at the same index. */
   readonly stateHash: string
 }
 
 export interface Store extends AsyncDisposable {
+  readonly identity: Identity
   readonly state: State
   readonly routes: RouteTable
-  readonly replicator: Replicator
   readonly bundles: Bundles
+  /** Takes part once `start` was called. */
+  readonly member: Member
+  readonly group: Group
+  readonly snapshots: Snapshots
+  readonly staging: Staging
   status(): StoreStatus
+  /** Proposes here. Rejects with `no-leader` when this member does not lead. */
+  propose(command: Command): Promise<{ readonly index: number; readonly outcome: Outcome }>
+  /** Rows of nodes changed, in the turn in which that was applied. */
+  onNodes(listener: () => void): void
 }
 
-const freeBytesMin = 64 * 1024 * 1024
+const freeBytesMinDefault = 64 * 1024 * 1024
 
 /** Throws `StartError` when the directory is in use, damaged, or of a newer version. */
 export async function openStore(options: StoreOptions): Promise<Store> {
   const dataDir = resolve(options.dataDir)
+  const freeBytesMin = options.freeBytesMin ?? freeBytesMinDefault
   // Functions on hosts without namespaces reach their own bundle through it, but cannot list it.
   await makeDir(dataDir, 0o711)
   await using opening = new AsyncDisposableStack()
   opening.use(new DataLock(dataDir))
   const storeDir = join(dataDir, 'store')
   await makeDir(storeDir, 0o700)
-  const db = opening.use(new StateDb(join(storeDir, 'state.db')))
   const log = await LmdbLog.open({
     dir: storeDir,
-    identity: () => ({ clusterId: randomUUID(), nodeId: randomUUID() }),
-    freeBytesMin: options.freeBytesMin ?? freeBytesMin,
+    identity: () => options.identity?.(dataDir) ?? firstIdentity(),
+    freeBytesMin,
   })
-  let replicator: SingleMember
-  try {
-    replicator = SingleMember.open({
-      log,
-      machine: db,
-      onFatal: options.onFatal,
-      ...(options.limits === undefined ? {} : { limits: options.limits }),
-    })
-  } catch (error) {
-    await log.close()
-    throw error
-  }
-  opening.use(replicator)
+  opening.defer(() => log.close())
+  const database = join(storeDir, 'state.db')
+  const stagedDir = join(storeDir, 'staged')
+  const staging = new Staging({ dir: stagedDir, keep: log.installing, freeBytesMin })
+  const db = opening.use(new StateDb(database, { stagedDir }))
+  await finishInstall(log, db)
+  const snapshots = new Snapshots({ database, dir: join(storeDir, 'snapshots') })
+  const member = new Member({
+    log,
+    machine: db,
+    network: options.network ?? nobody,
+    scheduler: systemScheduler,
+    observer: options.observer ?? noObserver,
+    random: n => randomInt(n),
+    onFatal: options.onFatal,
+    ...(options.limits === undefined ? {} : { limits: options.limits }),
+  })
+  const group = new Group(member)
+  opening.defer(() => group.close())
   const routes = new RouteTable(db.rows)
-  db.onChanges(changes => routes.update(changes))
   const bundles = opening.use(new Bundles(join(dataDir, 'bundles')))
+  const state = new ReplicatedState(db, group, options.propose)
+  const nodeListeners = new Set<() => void>()
+  keepInMemory(db, routes, nodeListeners)
   const parts = opening.move()
   return {
-    state: new ReplicatedState(db, replicator),
+    identity: log.identity,
+    state,
     routes,
-    replicator,
     bundles,
-    status: () => ({
-      ...replicator.status(),
-      clusterId: log.hardState.clusterId,
-      nodeId: log.hardState.nodeId,
-      stateHash: db.stateHash,
-    }),
+    member,
+    group,
+    snapshots,
+    staging,
+    propose: command => state.proposeHere(command),
+    onNodes: listener => void nodeListeners.add(listener),
+    status: () => {
+      const { role, term, lastIndex, commit } = member.status()
+      const { clusterId, nodeId, uuid } = log.identity
+      return {
+        role: role === 'pre-candidate' ? 'candidate' : role,
+        term,
+        lastIndex,
+        firstIndex: log.firstIndex,
+        commitIndex: commit,
+        appliedIndex: db.appliedIndex,
+        clusterId,
+        nodeId,
+        uuid,
+        stateHash: db.stateHash,
+      }
+    },
     // In reverse order of opening: the lock goes last.
     [Symbol.asyncDispose]: () => parts.disposeAsync(),
   }
 }
 
-class ReplicatedState extends Queries implements State {
-  readonly #replicator: Replicator
+/** What is kept in memory of the rows follows them, also when a snapshot takes their place. */
+function keepInMemory(db: StateDb, routes: RouteTable, nodeListeners: Set<() => void>): void {
+  const tellNodes = () => {
+    for (const listener of nodeListeners) listener()
+  }
+  db.onChanges((changes: readonly Change[]) => {
+    routes.update(changes)
+    if (changes.some(({ kind }) => kind === 'node')) tellNodes()
+  })
+  db.onReset(() => {
+    routes.reset(db.rows)
+    tellNodes()
+  })
+}
 
-  constructor(db: StateDb, replicator: Replicator) {
+/** The first node of a new cluster. */
+export function firstIdentity(): Identity {
+  return { clusterId: randomUUID(), nodeId: 1, uuid: randomUUID() }
+}
+
+/** A group of one has nobody to send to. */
+const nobody: Network = {
+  send: () => undefined,
+  sendSnapshot: (_message, done) => done(false),
+}
+
+class ReplicatedState extends Queries implements State {
+  readonly #group: Group
+  readonly #toLeader: (command: Command) => Promise<Outcome>
+
+  constructor(
+    db: StateDb,
+    group: Group,
+    propose: ((command: Command) => Promise<Outcome>) | undefined,
+  ) {
     super(db.rows)
-    this.#replicator = replicator
+    this.#group = group
+    this.#toLeader = propose ?? (async command => (await this.proposeHere(command)).outcome)
   }
 
-  async propose(command: Command): Promise<Outcome> {
+  propose(command: Command): Promise<Outcome> {
+    return this.#toLeader(command)
+  }
+
+  async proposeHere(command: Command): Promise<{ index: number; outcome: Outcome }> {
+    const bytes = encodeCommand(command, this.clusterVersion())
+    const { index, result } = await this.#group.propose(bytes)
     // The state machine is `StateDb`, whose results are outcomes.
-    return (await this.#replicator.propose(encodeCommand(command))) as Outcome
+    return { index, outcome: result as Outcome }
   }
 }

@@ -29,9 +29,7 @@ export class RouteTable implements Routes {
 
   /** Reads the whole state; later changes come through `update`. */
   constructor(rows: Pick<Tx, 'all'>) {
-    for (const row of rows.all('SELECT * FROM apps')) this.#putApp(appFrom(row))
-    for (const row of rows.all('SELECT * FROM fns')) this.#putFn(fnFrom(row))
-    for (const row of rows.all('SELECT * FROM triggers')) this.#putTrigger(triggerFrom(row))
+    this.#read(rows)
   }
 
   fnById(id: string): FnRoute | undefined {
@@ -67,9 +65,37 @@ export class RouteTable implements Routes {
     for (const change of changes) {
       if (change.kind === 'app') this.#updateApp(change.id, change.row, told)
       else if (change.kind === 'fn') this.#updateFn(change.id, change.row, told)
-      else this.#updateTrigger(change.id, change.row)
+      else if (change.kind === 'trigger') this.#updateTrigger(change.id, change.row)
     }
     for (const change of told) for (const listener of this.#listeners) listener(change)
+  }
+
+  /**
+   * Reads the whole state anew, where another took its place. Routes that are as before stay the
+   * same objects; the listeners are told of the others.
+   */
+  reset(rows: Pick<Tx, 'all'>): void {
+    const old = new Map(this.#fns)
+    for (const map of [this.#apps, this.#appIdByName, this.#fns, this.#fnIdsByApp]) map.clear()
+    this.#triggers.clear()
+    this.#bySource.clear()
+    this.#read(rows)
+    const told: RouteChange[] = []
+    for (const [fnId, before] of old) {
+      const after = this.#fns.get(fnId)
+      if (after !== undefined && isSame(before, after)) this.#fns.set(fnId, before)
+      else told.push({ fnId, before, after })
+    }
+    for (const [fnId, after] of this.#fns) {
+      if (!old.has(fnId)) told.push({ fnId, before: undefined, after })
+    }
+    for (const change of told) for (const listener of this.#listeners) listener(change)
+  }
+
+  #read(rows: Pick<Tx, 'all'>): void {
+    for (const row of rows.all('SELECT * FROM apps')) this.#putApp(appFrom(row))
+    for (const row of rows.all('SELECT * FROM fns')) this.#putFn(fnFrom(row))
+    for (const row of rows.all('SELECT * FROM triggers')) this.#putTrigger(triggerFrom(row))
   }
 
   #updateApp(id: string, row: App | null, told: RouteChange[]): void {
@@ -140,4 +166,9 @@ export class RouteTable implements Routes {
       this.#bySource.set(trigger.appId, new Map([[trigger.source, trigger]]))
     } else sources.set(trigger.source, trigger)
   }
+}
+
+/** Rows come with their fields in one order and sorted maps, so their text decides. */
+function isSame(a: FnRoute, b: FnRoute): boolean {
+  return JSON.stringify(a) === JSON.stringify(b)
 }

@@ -1,4 +1,13 @@
-import type { Annotations, App, Config, Fn, RegistryLogin, Trigger } from './objects.ts'
+import type {
+  Annotations,
+  App,
+  Config,
+  Fn,
+  Node,
+  NodeState,
+  RegistryLogin,
+  Trigger,
+} from './objects.ts'
 
 /** The rows of SQLite and the objects made from them. Maps are stored as JSON text, keys sorted. */
 export type SqlValue = string | number | null | Uint8Array
@@ -90,5 +99,20 @@ export function registryFrom(row: Row): RegistryLogin {
     username: text(row, 'username'),
     sealed: text(row, 'sealed'),
     updatedMs: number(row, 'updated_ms'),
+  }
+}
+
+export function nodeFrom(row: Row): Node {
+  return {
+    id: number(row, 'id'),
+    uuid: text(row, 'uuid'),
+    name: text(row, 'name'),
+    peerAddress: text(row, 'peer_address'),
+    apiUrl: text(row, 'api_url'),
+    version: text(row, 'version'),
+    commandVersion: number(row, 'command_version'),
+    // Only commands write it.
+    state: text(row, 'state') as NodeState,
+    joinedMs: number(row, 'joined_ms'),
   }
 }

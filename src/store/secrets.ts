@@ -69,6 +69,12 @@ export class SecretBox {
     return createHmac('sha256', this.#mustKeys().marking).update(secret).digest('base64url')
   }
 
+  /** The bytes of the file, for a node that joins. Makes the key if there is none yet. */
+  shared(): Uint8Array {
+    ensureKey(join(this.#dataDir, 'secrets.key'), this.#dataDir)
+    return readFileSync(join(this.#dataDir, 'secrets.key'))
+  }
+
   #mustKeys(): Keys {
     this.#keys ??= keysFrom(ensureKey(join(this.#dataDir, 'secrets.key'), this.#dataDir))
     return this.#keys

@@ -1,5 +1,5 @@
 import type { Command, Outcome } from './commands.ts'
-import type { App, Fn, RegistryLogin, Trigger } from './objects.ts'
+import type { App, Fn, Node, RegistryLogin, Trigger } from './objects.ts'
 
 /** A page of a list: names ascending, `name > after`. */
 export interface Page {
@@ -20,6 +20,13 @@ export interface State {
   triggers(filter: { appId: string; fnId?: string; name?: string }, page: Page): Trigger[]
   /** The registries that an app has credentials for, by host. */
   registries(appId: string): RegistryLogin[]
+  /** By id. */
+  nodes(): Node[]
+  node(id: number): Node | undefined
+  /** A node without a row whose id is below this was removed; others never were. */
+  nextNodeId(): number
+  /** Commands up to this version may be proposed: see `versionNeeded`. */
+  clusterVersion(): number
 }
 
 /**

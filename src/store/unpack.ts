@@ -4,13 +4,13 @@
  * of our choice. Everything is on the disk when this returns.
  */
 import { constants } from 'node:fs'
-import { type FileHandle, mkdir, open } from 'node:fs/promises'
+import { mkdir, open } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { extract, type Headers } from 'tar-stream'
 import { FndError } from '../errors.ts'
-import { fsyncDir } from './fsync.ts'
+import { fsyncDir, writeAll } from './fsync.ts'
 import { entryPath } from './manifest.ts'
 
 export interface BundleLimits {
@@ -65,22 +65,20 @@ class Unpacker {
 
   async run(stream: AsyncIterable<Uint8Array>): Promise<void> {
     const tar = extract()
-    const broken = Promise.withResolvers<'broken'>()
-    let isBroken = false
+    const breakage = new Breakage()
     let entry = Promise.resolve()
     tar.on('entry', (header, contents, next) => {
       const done = (error?: unknown) => {
-        if (!isBroken) next(error)
+        if (!breakage.isThere) next(error)
       }
-      entry = this.#entry(header, contents, broken.promise).then(() => done(), done)
+      entry = this.#entry(header, contents, breakage).then(() => done(), done)
     })
     try {
       await pipeline(Readable.from(this.#measured(stream)), tar)
     } catch (cause) {
       // The library leaves the contents of a broken archive open for ever: the file that is being
       // written must learn of it, and be closed before anyone removes it.
-      isBroken = true
-      broken.resolve('broken')
+      breakage.tell()
       await entry
       throw asFndError(cause)
     }
@@ -113,7 +111,7 @@ class Unpacker {
     if (seen - this.#contentBytes > slack) throw invalid('too much besides files')
   }
 
-  async #entry(header: Headers, contents: Readable, broken: Promise<'broken'>): Promise<void> {
+  async #entry(header: Headers, contents: Readable, breakage: Breakage): Promise<void> {
     this.#entries += 1
     if (this.#entries > this.#limits.filesMax) {
       throw new FndError('bundle-too-large', { detail: `at most ${this.#limits.filesMax} files` })
@@ -136,7 +134,7 @@ class Unpacker {
     const isExecutable = ((header.mode ?? 0) & 0o111) !== 0
     this.files.set(path, { isExecutable, bytes: header.size ?? 0 })
     const mode = isExecutable ? 0o555 : 0o444
-    await writeDurably(join(this.#root, path), mode, contents, broken)
+    await writeDurably(join(this.#root, path), mode, contents, breakage)
   }
 
   async #makeDir(path: string, shown: string): Promise<void> {
@@ -153,18 +151,38 @@ class Unpacker {
 
 const pieceBytes = 64 * 1024
 
+/** That the archive broke, for whoever waits for more of it. */
+class Breakage {
+  isThere = false
+  #onTold: (() => void) | undefined
+
+  tell(): void {
+    this.isThere = true
+    this.#onTold?.()
+  }
+
+  /** Not `Promise.race`, which would keep every chunk for as long as nothing broke. */
+  or<T>(next: Promise<T>): Promise<T | 'broken'> {
+    return new Promise((resolve, reject) => {
+      this.#onTold = () => resolve('broken')
+      if (this.isThere) this.#onTold()
+      next.then(resolve, reject)
+    })
+  }
+}
+
 async function writeDurably(
   path: string,
   mode: number,
   contents: Readable,
-  broken: Promise<'broken'>,
+  breakage: Breakage,
 ): Promise<void> {
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW
   const file = await open(path, flags, 0o600)
   try {
     const chunks = contents[Symbol.asyncIterator]()
     for (;;) {
-      const step = await Promise.race([chunks.next(), broken])
+      const step = await breakage.or(chunks.next())
       if (step === 'broken' || step.done) break
       await writeAll(file, step.value as Uint8Array)
     }
@@ -174,11 +192,6 @@ async function writeDurably(
   } finally {
     await file.close()
   }
-}
-
-async function writeAll(file: FileHandle, chunk: Uint8Array): Promise<void> {
-  let at = 0
-  while (at < chunk.length) at += (await file.write(chunk, at)).bytesWritten
 }
 
 function parent(path: string): string {

@@ -8,6 +8,8 @@ import { ApiMetrics, type RouteMetrics } from './api-metrics.ts'
 import { type FnLabels, type FnMetrics, FnMetricsTable, registerFnMetrics } from './fn-metrics.ts'
 import { registerNodeMetrics } from './node-metrics.ts'
 import { eventLoopLagS, registerProcessMetrics } from './process-metrics.ts'
+import { registerRecorder } from './raft-metrics.ts'
+import { RaftRecorder } from './raft-recorder.ts'
 import { SeriesRegistry } from './series.ts'
 import type { MetricSources } from './sources.ts'
 
@@ -28,6 +30,8 @@ export class Metrics {
   readonly #registry = new SeriesRegistry()
   readonly #fns: FnMetricsTable
   readonly #api = new ApiMetrics()
+  /** Told by the driver of this node's member. */
+  readonly raft: RaftRecorder
   #lagS = 0
   #scraping: Promise<string> | undefined
   #text = ''
@@ -39,6 +43,8 @@ export class Metrics {
     this.#fns = new FnMetricsTable(options.fnsMax ?? fnsMaxDefault)
     registerFnMetrics(this.#registry, this.#fns)
     this.#api.register(this.#registry)
+    this.raft = new RaftRecorder(options.clock)
+    registerRecorder(this.#registry, this.raft)
     registerProcessMetrics(this.#registry)
     const { version, commit } = options
     this.#registry.add({

@@ -1,4 +1,5 @@
 /** Gauges and counters of the node's parts, read from their owners at scrape time. */
+import { registerBundles, registerPeers, registerRaft } from './raft-metrics.ts'
 import type { Sample, SeriesRegistry } from './series.ts'
 import type {
   FnInstances,
@@ -7,7 +8,6 @@ import type {
   LogStats,
   MetricSources,
   PoolStats,
-  RaftStats,
   SyslogStats,
 } from './sources.ts'
 
@@ -32,14 +32,6 @@ const poolRows: readonly Row<PoolStats>[] = [
     'Instances that failed to start',
     pool => pool.startFailuresTotal,
   ],
-]
-
-const raftRows: readonly Row<RaftStats>[] = [
-  ['fnd_raft_term', 'gauge', 'Current term', raft => raft.term],
-  ['fnd_raft_commit_index', 'gauge', 'Index of the last committed entry', raft => raft.commitIndex],
-  ['fnd_raft_applied_index', 'gauge', 'Index of the last applied entry', raft => raft.appliedIndex],
-  ['fnd_raft_log_entries', 'gauge', 'Entries held in the log', raft => raft.logEntries],
-  ['fnd_raft_is_leader', 'gauge', '1 on the leader', raft => (raft.isLeader ? 1 : 0)],
 ]
 
 const logRows: readonly Row<LogStats>[] = [
@@ -92,10 +84,16 @@ const imageRows: readonly Row<ImageStats>[] = [
 
 const instanceStates = ['wait', 'start', 'idle', 'paused', 'busy'] as const
 
+const noPeers = () => []
+
 export function registerNodeMetrics(registry: SeriesRegistry, sources: MetricSources): void {
-  const { pool, raft, logs, syslog, images, dataFreeBytes } = sources
+  const { pool, raft, peers, bundles, logs, syslog, images, dataFreeBytes } = sources
   if (pool !== undefined) registerPool(registry, pool)
-  if (raft !== undefined) registerRows(registry, raftRows, raft)
+  if (raft !== undefined) {
+    registerRaft(registry, raft)
+    registerPeers(registry, peers ?? noPeers)
+  }
+  if (bundles !== undefined) registerBundles(registry, bundles)
   if (logs !== undefined) registerRows(registry, logRows, logs)
   if (syslog !== undefined) registerRows(registry, syslogRows, syslog)
   if (images !== undefined) registerRows(registry, imageRows, images)

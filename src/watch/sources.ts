@@ -34,8 +34,34 @@ export interface RaftStats {
   readonly term: number
   readonly commitIndex: number
   readonly appliedIndex: number
+  readonly lastIndex: number
   readonly logEntries: number
   readonly isLeader: boolean
+  readonly hasLeader: boolean
+  readonly isVoter: boolean
+}
+
+/** Another member, as this one sees it. */
+export interface RaftPeerStats {
+  readonly id: number
+  readonly isConnected: boolean
+  /** Messages that were not sent, for want of a connection or of room. */
+  readonly droppedTotal: number
+  /** Entries that it has not confirmed; only the leader knows. */
+  readonly matchLag: number | undefined
+}
+
+/** Of `BundleSpread`. */
+export interface BundleStats {
+  readonly sentTotal: number
+  readonly sentBytesTotal: number
+  readonly sendFailuresTotal: number
+  readonly fetchedTotal: number
+  readonly fetchedBytesTotal: number
+  readonly fetchFailuresTotal: number
+  readonly missing: number
+  /** Calls that wait for one. */
+  readonly callsHeld: number
 }
 
 /** Of `CallOutput`. */
@@ -68,6 +94,9 @@ export interface ImageStats {
 export interface MetricSources {
   readonly pool?: () => PoolStats
   readonly raft?: () => RaftStats
+  /** Absent: there are no others. */
+  readonly peers?: () => readonly RaftPeerStats[]
+  readonly bundles?: () => BundleStats
   readonly logs?: () => LogStats
   readonly syslog?: () => SyslogStats
   readonly images?: () => ImageStats

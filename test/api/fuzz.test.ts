@@ -36,6 +36,7 @@ const roots = [
   '/v2/triggers',
   '/fnd/v1/fns',
   '/fnd/v1/bundles',
+  '/fnd/v1/nodes',
   '/v2/runner',
 ]
 const path = fc

@@ -4,15 +4,20 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type AnyElysia, Elysia } from 'elysia'
 import pino from 'pino'
+import type { Backups } from '../../src/api/fnd/backup.ts'
 import type { Images } from '../../src/api/fnd/images.ts'
+import type { Fresh } from '../../src/api/freshness.ts'
 import { makeApi } from '../../src/api/server.ts'
 import { systemClock } from '../../src/clock.ts'
+import type { ClusterControl } from '../../src/cluster/control.ts'
 import { type Config, readConfig } from '../../src/config.ts'
 import { type AssertionError, FndError } from '../../src/errors.ts'
 import { IdSource } from '../../src/ids.ts'
-import { openStore, type Store } from '../../src/store/replica.ts'
+import type { Store } from '../../src/store/replica.ts'
 import { SecretBox } from '../../src/store/secrets.ts'
 import { Metrics } from '../../src/watch/metrics.ts'
+import { openAlone } from '../store/sample.ts'
+import { loneCluster } from './lone.ts'
 
 export const token = 'a-token-for-tests-0123456789'
 
@@ -70,6 +75,9 @@ export interface HarnessOptions {
   readonly env?: Record<string, string>
   readonly extra?: readonly AnyElysia[]
   readonly images?: Images
+  readonly cluster?: ClusterControl
+  readonly fresh?: Fresh
+  readonly backups?: Backups
   readonly extraAdmin?: readonly AnyElysia[]
 }
 
@@ -78,7 +86,7 @@ export async function openApi(options: HarnessOptions = {}): Promise<Harness> {
   const env = { FND_DATA: dataDir, FND_LISTEN: '127.0.0.1:0', ...options.env }
   const read = readConfig({}, env)
   if (!read.ok) throw new Error(read.faults.join('; '))
-  const store = await openStore({
+  const store = await openAlone({
     dataDir,
     onFatal: error => {
       throw error
@@ -87,8 +95,13 @@ export async function openApi(options: HarnessOptions = {}): Promise<Harness> {
   const metrics = new Metrics({ clock: systemClock, version: '0.0.0-test', commit: 'none' })
   const bugs: AssertionError[] = []
   const logLines: string[] = []
+  const status = () => store.status()
+  const lone = loneCluster({ config: read.config, version: '0.0.0-test', status })
   const app = makeApi({
     config: read.config,
+    cluster: options.cluster ?? lone.cluster,
+    fresh: options.fresh ?? lone.fresh,
+    backups: options.backups ?? lone.backups,
     state: store.state,
     clock: systemClock,
     ids: new IdSource(systemClock, { machine: 1n, counter: 0 }),

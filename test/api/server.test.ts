@@ -243,7 +243,7 @@ describe('/fnd/v1', () => {
   })
 
   test('reports', async () => {
-    expect((await api.call('GET', '/fnd/v1/status')).body).toEqual({ role: 'leader' })
+    expect((await api.call('GET', '/fnd/v1/status')).body).toMatchObject({ role: 'leader' })
     expect((await api.call('GET', '/fnd/v1/doctor')).body).toEqual({ checks: [] })
   })
 })

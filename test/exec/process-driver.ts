@@ -38,6 +38,8 @@ export class Place {
     readonly output: OutputSink
     readonly env?: Record<string, string>
     readonly levelMax?: 'namespaces' | 'process'
+    /** Brings bundles that are not there yet. */
+    readonly ensure?: (name: string) => Promise<unknown>
   }): Promise<ProcessDriver> {
     const read = readConfig({}, options.env ?? {})
     assert(read.ok, 'the configuration of a test is valid')
@@ -45,7 +47,10 @@ export class Place {
       dataDir: this.dataDir,
       config: read.config.exec,
       version: '0.0.1',
-      bundles: { get: hash => this.#bundles.get(hash) },
+      bundles: {
+        get: hash => this.#bundles.get(hash),
+        ...(options.ensure === undefined ? {} : { ensure: options.ensure }),
+      },
       output: options.output,
       onSparesGivenUp: detail => {
         throw new Error(`spares do not start: ${detail}`)

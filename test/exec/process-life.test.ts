@@ -11,7 +11,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { Collector, eventually, refusal } from '../contract/driver.ts'
+import { Collector, eventually, refusal, specOf } from '../contract/driver.ts'
 import { fixtures, Place } from './process-driver.ts'
 
 const isRoot = process.getuid?.() === 0
@@ -160,5 +160,24 @@ test('isolation that is required and cannot be had is refused', async () => {
     env: { FND_REQUIRE_ISOLATION: '1' },
   })
   expect((await refusal(opening)).code).toBe('isolation-missing')
+  place.remove()
+})
+
+test('a bundle that is on another node is brought before the start', async () => {
+  const place = new Place()
+  const asked: string[] = []
+  await using driver = await place.open({
+    output: new Collector(),
+    levelMax: 'process',
+    env: { FND_SPARE_WORKERS: '0' },
+    ensure: async name => {
+      asked.push(name)
+      if (name === 'late') place.bundle('late', 'main.js', { 'main.js': '' })
+    },
+  })
+  await driver.prepare(specOf('bundle:late'))
+  await driver.prepare(specOf('bundle:late'))
+  expect((await refusal(driver.prepare(specOf('bundle:nowhere')))).code).toBe('bundle-not-found')
+  expect(asked).toEqual(['late', 'nowhere'])
   place.remove()
 })

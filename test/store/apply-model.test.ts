@@ -1,14 +1,13 @@
 /** Random commands against a second, dumber implementation, and against themselves. */
 import { expect, test } from 'bun:test'
 import fc from 'fast-check'
-import { encodeCommand } from '../../src/store/codec.ts'
 import type { Change, Command, Outcome } from '../../src/store/commands.ts'
 import { StateDb } from '../../src/store/db.ts'
-import type { App, Fn, RegistryLogin, Trigger } from '../../src/store/objects.ts'
+import type { App, Fn, Node, RegistryLogin, Trigger } from '../../src/store/objects.ts'
 import { Queries } from '../../src/store/queries.ts'
 import { RouteTable } from '../../src/store/routes.ts'
 import { seeded } from '../seed.ts'
-import { aFn, anApp, aTrigger } from './sample.ts'
+import { aFn, aJoin, anApp, aTrigger, entryOf } from './sample.ts'
 
 /** Few ids and names, so that they clash often. */
 const id = fc.constantFrom('1', '2', '3')
@@ -97,6 +96,37 @@ const command: fc.Arbitrary<Command> = fc.oneof(
       .record({ appId: id, host: name })
       .map((given): Command => ({ type: 'registry.delete', ...given })),
   },
+  {
+    weight: 3,
+    arbitrary: fc
+      .record(
+        { uuid: name, peerAddress: name, version: name, id: fc.integer({ min: 1, max: 4 }) },
+        { requiredKeys: ['uuid', 'peerAddress', 'version'] },
+      )
+      .map(({ uuid, ...given }): Command => ({ type: 'node.join', ...aJoin(uuid, given) })),
+  },
+  {
+    weight: 2,
+    arbitrary: fc
+      .record({
+        id: fc.integer({ min: 1, max: 5 }),
+        atMs,
+        patch: fc.record(
+          {
+            peerAddress: name,
+            state: fc.constantFrom('active', 'draining', 'leaving', 'replaced'),
+          },
+          { requiredKeys: [] },
+        ),
+      })
+      .map((given): Command => ({ type: 'node.update', ...given })),
+  },
+  {
+    weight: 1,
+    arbitrary: fc
+      .integer({ min: 1, max: 5 })
+      .map((given): Command => ({ type: 'node.remove', id: given })),
+  },
 )
 
 type Strings = Readonly<Record<string, string>>
@@ -107,6 +137,8 @@ class Model {
   fns: Fn[] = []
   triggers: Trigger[] = []
   registries: RegistryLogin[] = []
+  nodes: Node[] = []
+  usedIds = new Set<number>()
 
   run(given: Command): string {
     switch (given.type) {
@@ -208,6 +240,35 @@ class Model {
         this.registries = others
         return 'ok'
       }
+      case 'node.join': {
+        const { id: ownId, type, atMs: joinedMs, ...rest } = given
+        const known = this.nodes.find(node => node.uuid === rest.uuid)
+        if (known !== undefined) Object.assign(known, rest)
+        if (known !== undefined) return 'ok'
+        const nodeId = ownId ?? Math.max(0, ...this.usedIds) + 1
+        if (this.nodes.some(node => node.id === nodeId)) return 'node-exists'
+        for (const node of this.nodes) {
+          if (node.peerAddress === rest.peerAddress) Object.assign(node, { state: 'replaced' })
+        }
+        this.usedIds.add(nodeId)
+        this.nodes.push({ id: nodeId, ...rest, state: 'active', joinedMs })
+        return 'ok'
+      }
+      case 'node.update': {
+        const node = this.nodes.find(each => each.id === given.id)
+        if (node === undefined) return 'node-not-found'
+        Object.assign(node, given.patch)
+        return 'ok'
+      }
+      case 'node.remove': {
+        const others = this.nodes.filter(node => node.id !== given.id)
+        if (others.length === this.nodes.length) return 'node-not-found'
+        this.nodes = others
+        return 'ok'
+      }
+      case 'cluster.version':
+      case 'cluster.note':
+        return 'ok'
     }
   }
 
@@ -268,11 +329,7 @@ function runAll(commands: readonly Command[], batch: number) {
     for (const change of changes) mirror(rows, change)
   })
   const outcomes: (Outcome | undefined)[] = []
-  const entries = commands.map((given, at) => ({
-    index: at + 1,
-    term: 1,
-    bytes: encodeCommand(given),
-  }))
+  const entries = commands.map((given, at) => entryOf(at + 1, given))
   for (let at = 0; at < entries.length; at += batch) {
     outcomes.push(...db.apply(entries.slice(at, at + batch)))
   }
@@ -311,7 +368,11 @@ test('apply agrees with the model, with the changes it reports, and with a repla
           const held = queries.registries(appId)
           expect(held).toEqual(ofModel(appId).sort((a, b) => (a.host < b.host ? -1 : 1)))
         }
-        expect(rows.size).toBe(apps.length + fns.length + triggers.length)
+        const nodes = queries.nodes()
+        expect(nodes).toEqual([...model.nodes].sort((a, b) => a.id - b.id))
+        expect(queries.nextNodeId()).toBe(Math.max(0, ...model.usedIds) + 1)
+        expect(rows.size).toBe(apps.length + fns.length + triggers.length + nodes.length)
+        for (const node of nodes) expect(rows.get(`node ${node.id}`)).toEqual(node)
         for (const fn of fns) expect(rows.get(`fn ${fn.id}`)).toEqual(fn)
 
         mustMatchRoutes(routes, new RouteTable(db.rows), model)

@@ -1,10 +1,15 @@
 import { describe, expect, test } from 'bun:test'
 import { StartError } from '../../src/errors.ts'
-import { decodeCommand, encodeCommand } from '../../src/store/codec.ts'
+import {
+  commandVersion,
+  decodeCommand,
+  encodeCommand,
+  versionNeeded,
+} from '../../src/store/codec.ts'
 import type { Change, Command, Outcome } from '../../src/store/commands.ts'
 import { StateDb } from '../../src/store/db.ts'
 import { Queries } from '../../src/store/queries.ts'
-import { aFn, anApp, aTrigger } from './sample.ts'
+import { aFn, anApp, aTrigger, entryOf } from './sample.ts'
 
 class Bench implements Disposable {
   readonly db = new StateDb(':memory:')
@@ -20,7 +25,7 @@ class Bench implements Disposable {
 
   run(command: Command): Outcome | undefined {
     const index = this.db.appliedIndex + 1
-    return this.db.apply([{ index, term: 1, bytes: encodeCommand(command) }])[0]
+    return this.db.apply([entryOf(index, command)])[0]
   }
 
   [Symbol.dispose](): void {
@@ -260,43 +265,65 @@ describe('removal', () => {
 describe('the bytes of a command', () => {
   test('come back as they were', () => {
     const command: Command = { type: 'app.create', app: anApp('A', { name: 'ä\u{1f600}\0' }) }
-    expect(decodeCommand(encodeCommand(command))).toEqual(command)
+    expect(decodeCommand(encodeCommand(command, 3))).toEqual(command)
   })
 
   test('of an unknown version are refused', () => {
-    const bytes = encodeCommand({ type: 'app.delete', id: 'A' })
-    bytes[0] = 3
+    const bytes = encodeCommand({ type: 'app.delete', id: 'A' }, 3)
+    bytes[0] = 4
     expect(() => decodeCommand(bytes)).toThrow(StartError)
     using bench = new Bench()
-    expect(() => bench.db.apply([{ index: 1, term: 1, bytes }])).toThrow(/newer fnd/)
+    const entry = { ...entryOf(1, { type: 'app.delete', id: 'A' }), bytes }
+    expect(() => bench.db.apply([entry])).toThrow(/newer fnd/)
     expect(bench.db.appliedIndex).toBe(0)
+  })
+
+  test('say the version that the cluster is at, as older fnds wrote them', () => {
+    const given: Command = { type: 'registry.delete', appId: 'A', host: 'h' }
+    expect(encodeCommand(given, 2)[0]).toBe(2)
+    expect(encodeCommand(given, 3)[0]).toBe(3)
+    expect(decodeCommand(encodeCommand(given, 2))).toEqual(given)
+  })
+
+  test('are refused while a member would not understand them', () => {
+    const given: Command = { type: 'registry.delete', appId: 'A', host: 'h' }
+    expect(versionNeeded(given)).toBe(2)
+    const refused = expect.objectContaining({ code: 'upgrade-pending', status: 409 })
+    expect(() => encodeCommand(given, 1)).toThrow(refused)
+    expect(encodeCommand({ type: 'app.delete', id: 'A' }, 1)[0]).toBe(1)
+  })
+
+  test('of the next version, or of a kind that is not known here, are refused', () => {
+    const note: Command = { type: 'cluster.note', text: 'x' }
+    expect(versionNeeded(note)).toBe(commandVersion + 1)
+    const refused = expect.objectContaining({ code: 'upgrade-pending' })
+    expect(() => encodeCommand(note, commandVersion)).toThrow(refused)
+    for (const type of ['cluster.later', 'toString', '__proto__']) {
+      const later = { type } as unknown as Command
+      expect(versionNeeded(later)).toBe(Number.POSITIVE_INFINITY)
+      expect(() => encodeCommand(later, 255)).toThrow(refused)
+    }
   })
 })
 
 describe('the state machine', () => {
-  const entry = (index: number, command: Command) => ({
-    index,
-    term: 1,
-    bytes: encodeCommand(command),
-  })
-
   test('skips what it applied, and takes no gap', () => {
     using db = new StateDb(':memory:')
-    const first = entry(1, { type: 'app.create', app: anApp('A') })
-    const second = entry(2, { type: 'app.delete', id: 'A' })
+    const first = entryOf(1, { type: 'app.create', app: anApp('A') })
+    const second = entryOf(2, { type: 'app.delete', id: 'A' })
     expect(db.apply([first])).toMatchObject([{ ok: true }])
     const hash = db.stateHash
     expect(db.apply([first])).toEqual([undefined])
     expect(db.stateHash).toBe(hash)
     expect(db.apply([first, second])).toMatchObject([undefined, { ok: true }])
-    expect(() => db.apply([entry(4, { type: 'app.delete', id: 'A' })])).toThrow(/without gaps/)
+    expect(() => db.apply([entryOf(4, { type: 'app.delete', id: 'A' })])).toThrow(/without gaps/)
     expect(db.appliedIndex).toBe(2)
   })
 
   test('a batch that throws leaves nothing behind', () => {
     using db = new StateDb(':memory:')
-    const bad = { index: 2, term: 1, bytes: new Uint8Array([9]) }
-    expect(() => db.apply([entry(1, { type: 'app.create', app: anApp('A') }), bad])).toThrow()
+    const bad = { ...entryOf(2, { type: 'app.delete', id: 'A' }), bytes: new Uint8Array([9]) }
+    expect(() => db.apply([entryOf(1, { type: 'app.create', app: anApp('A') }), bad])).toThrow()
     expect(db.appliedIndex).toBe(0)
     expect(new Queries(db.rows).app('A')).toBeUndefined()
   })

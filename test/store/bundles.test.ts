@@ -1,54 +1,25 @@
 import { describe, expect, test } from 'bun:test'
-import { createHash } from 'node:crypto'
 import {
   chmodSync,
   existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { type Headers, pack } from 'tar-stream'
 import { FndError } from '../../src/errors.ts'
 import { Bundles } from '../../src/store/bundles.ts'
 import { entryPath, parseManifest } from '../../src/store/manifest.ts'
 import { seeded } from '../seed.ts'
+import { type Item, inPieces, manifest, nameOf, tarOf } from './bundle-tars.ts'
 import { temporaryDir } from './sample.ts'
 
 const limits = { bytesMax: 8_000_000, filesMax: 100 }
-const manifest = JSON.stringify({ version: 1, kind: 'module', entry: 'main.js' })
-
-type Item = [Headers | string, (string | Uint8Array)?]
-
-/** A tar of the items; a module's two files come first unless told otherwise. */
-async function tarOf(
-  items: Item[],
-  base: Item[] = [
-    ['fnd.json', manifest],
-    ['main.js', 'code'],
-  ],
-) {
-  const tar = pack()
-  for (const [header, contents] of [...base, ...items]) {
-    const given = typeof header === 'string' ? { name: header } : header
-    tar.entry({ mode: 0o644, ...given }, Buffer.from(contents ?? ''))
-  }
-  tar.finalize()
-  const chunks: Uint8Array[] = []
-  for await (const chunk of tar) chunks.push(chunk as Uint8Array)
-  return Uint8Array.from(Buffer.concat(chunks))
-}
-
-const nameOf = (tar: Uint8Array) => `sha256-${createHash('sha256').update(tar).digest('hex')}`
-
-async function* inPieces(tar: Uint8Array, bytes = 1000) {
-  for (let at = 0; at < tar.length; at += bytes) yield tar.subarray(at, at + bytes)
-}
-
 const code = (promise: Promise<unknown>) =>
   promise.then(
     () => 'ok',
@@ -88,7 +59,7 @@ describe('a bundle', () => {
     ])
     expect(Uint8Array.from(readFileSync(join(bundle.dir, 'lib/deep/tool')))).toEqual(large)
     expect(statSync(join(bundle.dir, 'empty')).size).toBe(0)
-    expect(readdirSync(dir.path)).toEqual([hash])
+    expect(readdirSync(dir.path).sort()).toEqual([hash, `${hash}.tar`])
     expect(bundles.get(hash)).toBe(bundle)
     expect(new Bundles(dir.path).get(hash)).toEqual(bundle)
     expect(bundles.list()).toEqual([hash])
@@ -104,7 +75,7 @@ describe('a bundle', () => {
     )
     const dirs = (await Promise.all(puts)).map(bundle => bundle.dir)
     expect(new Set(dirs).size).toBe(1)
-    expect(readdirSync(dir.path)).toEqual([hash])
+    expect(readdirSync(dir.path).sort()).toEqual([hash, `${hash}.tar`])
     async function* unread() {
       yield new Uint8Array()
       throw new Error('this stream is not read')
@@ -247,7 +218,8 @@ describe('hostile tars', () => {
         const result = await code(bundles.put(nameOf(input), inPieces(input, piece), limits))
         // One byte of contents may change and still be a good tar of another hash.
         expect(['ok', 'bundle-invalid', 'bundle-too-large']).toContain(result)
-        expect(readdirSync(dir.path)).toEqual(result === 'ok' ? [nameOf(input)] : [])
+        const left = result === 'ok' ? [nameOf(input), `${nameOf(input)}.tar`] : []
+        expect(readdirSync(dir.path).sort()).toEqual(left)
       }),
       seeded(60),
     )
@@ -318,6 +290,76 @@ describe('the manifest', () => {
   })
 })
 
+async function bytesOf(chunks: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
+  const parts: Uint8Array[] = []
+  for await (const chunk of chunks) parts.push(chunk)
+  return Uint8Array.from(Buffer.concat(parts))
+}
+
+describe('the tar', () => {
+  test('is kept as it came, for fnd alone', async () => {
+    using dir = temporaryDir()
+    const bundles = new Bundles(dir.path)
+    const tar = await tarOf([['large', new Uint8Array(700_000).fill(3)]])
+    const hash = nameOf(tar)
+    expect(bundles.tar(hash)).toBeUndefined()
+    await bundles.put(hash, inPieces(tar, 777), limits)
+    const kept = bundles.tar(hash)
+    expect(kept?.bytes).toBe(tar.length)
+    if (kept !== undefined) expect(await bytesOf(kept.chunks)).toEqual(tar)
+    expect(statSync(join(dir.path, `${hash}.tar`)).mode & 0o777).toBe(0o600)
+    for (const name of ['', '../x', `${hash}.tar`]) expect(bundles.tar(name)).toBeUndefined()
+  })
+
+  test('that an older fnd did not keep is had back by another put', async () => {
+    using dir = temporaryDir()
+    const bundles = new Bundles(dir.path)
+    const tar = await tarOf([])
+    const hash = nameOf(tar)
+    await bundles.put(hash, inPieces(tar), limits)
+    rmSync(join(dir.path, `${hash}.tar`))
+    expect(await bundles.confirm(hash)).toBe(false)
+    expect(bundles.get(hash)).toBeDefined()
+    await bundles.put(hash, inPieces(tar), limits)
+    expect(await bundles.confirm(hash)).toBe(true)
+    expect(readdirSync(dir.path).sort()).toEqual([hash, `${hash}.tar`])
+  })
+
+  test('without its bundle is removed at the next start', () => {
+    using dir = temporaryDir()
+    const orphan = join(dir.path, `sha256-${'0'.repeat(64)}.tar`)
+    writeFileSync(orphan, 'x')
+    const bundles = new Bundles(dir.path)
+    expect(existsSync(orphan)).toBe(false)
+    expect(bundles.list()).toEqual([])
+  })
+})
+
+test('a large bundle passes through in little memory, twice written and read once', async () => {
+  using dir = temporaryDir()
+  const program = join(import.meta.dir, 'fixtures/large-bundle.ts')
+  const child = Bun.spawn([process.execPath, program, dir.path], { stdout: 'pipe' })
+  const { bytes, grownMib } = JSON.parse(await new Response(child.stdout).text())
+  expect(await child.exited).toBe(0)
+  expect(bytes).toBeGreaterThan(200 * 1024 * 1024)
+  expect(grownMib).toBeLessThan(100)
+}, 60_000)
+
+test('who listens is told of what is new, and of nothing else', async () => {
+  using dir = temporaryDir()
+  const bundles = new Bundles(dir.path)
+  const told: string[] = []
+  const stop = bundles.onStored(hash => told.push(hash))
+  const tar = await tarOf([])
+  await bundles.put(nameOf(tar), inPieces(tar), limits)
+  await bundles.put(nameOf(tar), inPieces(tar), limits)
+  expect(told).toEqual([nameOf(tar)])
+  stop()
+  const other = await tarOf([['b', 'b']])
+  await bundles.put(nameOf(other), inPieces(other), limits)
+  expect(told).toHaveLength(1)
+})
+
 describe('garbage', () => {
   test('what nobody refers to and is old enough goes', async () => {
     using dir = temporaryDir()
@@ -334,6 +376,7 @@ describe('garbage', () => {
     expect(await bundles.collect(new Set([a]), 60_000)).toEqual([b])
     expect(bundles.get(b)).toBeUndefined()
     expect(bundles.list()).toEqual([a, c].sort())
+    expect(readdirSync(dir.path).sort()).toEqual([a, `${a}.tar`, c, `${c}.tar`].sort())
   })
 
   test('another put makes a bundle young again', async () => {
@@ -346,6 +389,22 @@ describe('garbage', () => {
     utimesSync(join(dir.path, hash), old, old)
     await bundles.put(hash, inPieces(tar), limits)
     expect(await bundles.collect(new Set(), 60_000)).toEqual([])
+  })
+
+  test('being asked for makes a bundle young again: somebody counts on it', async () => {
+    using dir = temporaryDir()
+    const bundles = new Bundles(dir.path)
+    const tar = await tarOf([])
+    const hash = nameOf(tar)
+    await bundles.put(hash, inPieces(tar), limits)
+    const old = new Date(Date.now() - 3_600_000)
+    utimesSync(join(dir.path, hash), old, old)
+    expect(bundles.keep(hash)).toBe(true)
+    expect(await bundles.collect(new Set(), 60_000)).toEqual([])
+    utimesSync(join(dir.path, hash), old, old)
+    expect(await bundles.collect(new Set(), 60_000)).toEqual([hash])
+    expect(bundles.keep(hash)).toBe(false)
+    expect(bundles.tar(hash)).toBeUndefined()
   })
 
   test('what a killed process left is removed at the next start', async () => {

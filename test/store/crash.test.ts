@@ -17,10 +17,9 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { StartError } from '../../src/errors.ts'
 import { StateDb } from '../../src/store/db.ts'
-import { LmdbLog } from '../../src/store/log.ts'
 import { openStore, type Store } from '../../src/store/replica.ts'
 import { seeded } from '../seed.ts'
-import { anApp, temporaryDir } from './sample.ts'
+import { anApp, openAlone, openLog, temporaryDir } from './sample.ts'
 
 const proposer = join(import.meta.dir, 'fixtures', 'proposer.ts')
 
@@ -46,7 +45,7 @@ function open(dataDir: string): Promise<Store> {
   const onFatal = (error: Error) => {
     throw error
   }
-  return openStore({ dataDir, onFatal })
+  return openAlone({ dataDir, onFatal })
 }
 
 function mustHold(store: Store, acknowledged: readonly string[]): void {
@@ -59,8 +58,7 @@ function mustHold(store: Store, acknowledged: readonly string[]): void {
 /** The state hash that the log alone leads to. Undefined when its beginning is gone. */
 async function replayedHash(dataDir: string): Promise<string | undefined> {
   const dir = join(dataDir, 'store')
-  const identity = () => ({ clusterId: '', nodeId: '' })
-  const log = await LmdbLog.open({ dir, identity, freeBytesMin: 0 })
+  const log = await openLog(dir)
   using db = new StateDb(':memory:')
   if (log.firstIndex > 1) return undefined
   for (let index = 1; index <= log.lastIndex; ) {
@@ -134,8 +132,7 @@ describe('after a crash', () => {
     using dir = temporaryDir()
     const { acknowledged } = await copyOfCrashed(dir.path)
     for (const end of ['', '-wal', '-shm']) rmSync(join(dir.path, 'store', `state.db${end}`))
-    const identity = () => ({ clusterId: '', nodeId: '' })
-    const log = await LmdbLog.open({ dir: join(dir.path, 'store'), identity, freeBytesMin: 0 })
+    const log = await openLog(join(dir.path, 'store'))
     const isWhole = log.firstIndex === 1
     await log.close()
     if (!isWhole) {
@@ -227,6 +224,9 @@ test('below the reserve of room writes are refused, reads are not', async () => 
   }
   const freeBytesMin = Number.MAX_SAFE_INTEGER
   const full = await openStore({ dataDir: dir.path, onFatal, freeBytesMin })
+  full.member.start()
+  // It cannot even begin its term.
+  while (!full.member.isStarved) await Bun.sleep(1)
   const refused = full.state.propose({ type: 'app.create', app: anApp('B') })
   await expect(refused).rejects.toMatchObject({ code: 'disk-full', status: 507 })
   expect(full.state.app('A')).toBeDefined()

@@ -1,14 +1,14 @@
 import { Database } from 'bun:sqlite'
-import { expect, test } from 'bun:test'
+import { describe, expect, test } from 'bun:test'
 import { statSync } from 'node:fs'
 import { join } from 'node:path'
-import { encodeCommand } from '../../src/store/codec.ts'
+import type { Command } from '../../src/store/commands.ts'
 import { StateDb } from '../../src/store/db.ts'
-import { anApp, temporaryDir } from './sample.ts'
+import { Queries } from '../../src/store/queries.ts'
+import { aJoin, anApp, entryOf, temporaryDir } from './sample.ts'
 
 function add(db: StateDb, name: string): void {
-  const bytes = encodeCommand({ type: 'app.create', app: anApp(name) })
-  db.apply([{ index: db.appliedIndex + 1, term: 1, bytes }])
+  db.apply([entryOf(db.appliedIndex + 1, { type: 'app.create', app: anApp(name) })])
 }
 
 test('a flush moves everything out of the WAL', () => {
@@ -43,24 +43,144 @@ test('a database of a later schema is refused', () => {
   const path = join(dir.path, 'state.db')
   new StateDb(path)[Symbol.dispose]()
   const raw = new Database(path)
-  raw.run('PRAGMA user_version = 3')
+  raw.run('PRAGMA user_version = 4')
   raw.close()
-  expect(() => new StateDb(path)).toThrow(/schema 3.*newer fnd/)
+  expect(() => new StateDb(path)).toThrow(/schema 4.*newer fnd/)
 })
 
-test('a database of schema 1 gains the table of registries, and keeps its rows', () => {
-  using dir = temporaryDir()
-  const path = join(dir.path, 'state.db')
-  const old = new StateDb(path)
-  add(old, 'A')
-  old[Symbol.dispose]()
-  const raw = new Database(path)
-  raw.run('DROP TABLE registries')
-  raw.run('PRAGMA user_version = 1')
-  raw.close()
-  using db = new StateDb(path)
-  expect(db.rows.all('SELECT * FROM registries')).toEqual([])
-  expect(db.rows.all('SELECT id FROM apps')).toEqual([{ id: 'A' }])
+describe('an older database', () => {
+  const toTwo = [
+    'DROP TABLE nodes',
+    'ALTER TABLE meta DROP COLUMN conf_state',
+    'ALTER TABLE meta DROP COLUMN next_node_id',
+    'ALTER TABLE meta DROP COLUMN cluster_version',
+  ]
+  test.each([
+    [2, toTwo],
+    [1, [...toTwo, 'DROP TABLE registries']],
+  ])('of schema %d keeps its rows, and becomes like a new one', (version, steps) => {
+    using dir = temporaryDir()
+    const path = join(dir.path, 'state.db')
+    const old = new StateDb(path)
+    add(old, 'A')
+    const { stateHash } = old
+    old[Symbol.dispose]()
+    const raw = new Database(path)
+    for (const step of [...steps, `PRAGMA user_version = ${version}`]) raw.run(step)
+    raw.close()
+    using db = new StateDb(path)
+    expect(db.rows.all('SELECT id FROM apps')).toEqual([{ id: 'A' }])
+    expect([db.appliedIndex, db.stateHash]).toEqual([1, stateHash])
+    expect(db.confState.voters).toEqual([1])
+    const columns = (table: string, of: StateDb) => of.rows.all(`PRAGMA table_info(${table})`)
+    using fresh = new StateDb(':memory:')
+    for (const table of ['registries', 'nodes', 'meta']) {
+      expect(columns(table, db)).toEqual(columns(table, fresh))
+      expect(columns(table, db)).not.toEqual([])
+    }
+  })
+})
+
+describe('entries without a command', () => {
+  const confState = {
+    voters: [1, 2],
+    votersOutgoing: [1],
+    learners: [3],
+    learnersNext: [],
+    autoLeave: true,
+  }
+  const conf = (index: number) => ({
+    index,
+    term: 2,
+    kind: 'conf-v2' as const,
+    bytes: new Uint8Array([1]),
+    confState,
+  })
+  const empty = { index: 1, term: 2, kind: 'normal' as const, bytes: new Uint8Array() }
+
+  test('advance index, term and hash, and keep the configuration', () => {
+    using dir = temporaryDir()
+    const path = join(dir.path, 'state.db')
+    const db = new StateDb(path)
+    const hashes = [db.stateHash]
+    expect(db.apply([empty])).toEqual([undefined])
+    hashes.push(db.stateHash)
+    expect(db.confState.voters).toEqual([1])
+    expect(db.apply([conf(2), { ...empty, index: 3 }])).toEqual([undefined, undefined])
+    hashes.push(db.stateHash)
+    expect(new Set(hashes).size).toBe(3)
+    db[Symbol.dispose]()
+    using again = new StateDb(path)
+    expect([again.appliedIndex, again.appliedTerm]).toEqual([3, 2])
+    expect(again.confState).toEqual(confState)
+  })
+
+  test('of a configuration that is not given are a bug', () => {
+    using db = new StateDb(':memory:')
+    const { confState: _, ...bare } = conf(1)
+    expect(() => db.apply([bare])).toThrow(/says what it led to/)
+    expect([db.appliedIndex, db.confState.voters]).toEqual([0, [1]])
+  })
+
+  test('make a different hash where they lead to another configuration', () => {
+    using one = new StateDb(':memory:')
+    using other = new StateDb(':memory:')
+    one.apply([conf(1)])
+    other.apply([{ ...conf(1), confState: { ...confState, autoLeave: false } }])
+    expect(one.stateHash).not.toBe(other.stateHash)
+  })
+})
+
+describe('the version of commands', () => {
+  test('is never lowered', () => {
+    using db = new StateDb(':memory:')
+    const queries = new Queries(db.rows)
+    expect(queries.clusterVersion()).toBe(3)
+    for (const version of [2, 3, 1]) {
+      db.apply([entryOf(db.appliedIndex + 1, { type: 'cluster.version', version })])
+      expect(queries.clusterVersion()).toBe(3)
+    }
+  })
+
+  test('that this fnd does not know ends it, in the log and in the state', () => {
+    using dir = temporaryDir()
+    const path = join(dir.path, 'state.db')
+    const db = new StateDb(path)
+    const raised = entryOf(1, { type: 'cluster.version', version: 4 })
+    expect(() => db.apply([raised])).toThrow(/newer fnd/)
+    expect(db.appliedIndex).toBe(0)
+    db[Symbol.dispose]()
+    const raw = new Database(path)
+    raw.run('UPDATE meta SET cluster_version = 4')
+    raw.close()
+    expect(() => new StateDb(path)).toThrow(/newer fnd/)
+  })
+})
+
+test('ids of nodes are never given again', () => {
+  using db = new StateDb(':memory:')
+  const queries = new Queries(db.rows)
+  const run = (command: Command) => db.apply([entryOf(db.appliedIndex + 1, command)])[0]
+  const join = (uuid: string, changes = {}) => run({ type: 'node.join', ...aJoin(uuid, changes) })
+  expect(join('a')).toMatchObject({ ok: true, object: { id: 1, state: 'active' } })
+  expect(join('b')).toMatchObject({ ok: true, object: { id: 2 } })
+  expect(run({ type: 'node.remove', id: 2 })).toEqual({ ok: true, object: null })
+  expect(queries.node(2)).toBeUndefined()
+  expect(queries.nextNodeId()).toBe(3)
+  expect(join('b')).toMatchObject({ ok: true, object: { id: 3 } })
+  // Wiped and back at its old address.
+  expect(join('c', { peerAddress: 'b:8081' })).toMatchObject({ ok: true, object: { id: 4 } })
+  expect(queries.nodes().map(({ id, state }) => [id, state])).toEqual([
+    [1, 'active'],
+    [3, 'replaced'],
+    [4, 'active'],
+  ])
+  // Restarted by a newer fnd, elsewhere: its id stays, and nobody is replaced for it.
+  const moved = { peerAddress: 'a:8081', version: '2.0.0' }
+  expect(join('c', moved)).toMatchObject({ ok: true, object: { id: 4, ...moved } })
+  expect(queries.node(1)?.state).toBe('active')
+  expect(join('d', { id: 1 })).toEqual({ ok: false, code: 'node-exists' })
+  expect(run({ type: 'node.remove', id: 9 })).toEqual({ ok: false, code: 'node-not-found' })
 })
 
 test('index, rows and hash survive a restart together', () => {

@@ -1,141 +1,143 @@
 import { describe, expect, test } from 'bun:test'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { open } from 'lmdb'
-import { FndError, StartError } from '../../src/errors.ts'
-import { LmdbLog } from '../../src/store/log.ts'
-import { temporaryDir } from './sample.ts'
-
-const identity = () => ({ clusterId: 'c', nodeId: 'n' })
-const openLog = (dir: string, freeBytesMin = 0) => LmdbLog.open({ dir, identity, freeBytesMin })
-
-function entriesFrom(first: number, count: number, length = 10) {
-  return Array.from({ length: count }, (_, at) => ({
-    index: first + at,
-    term: 1,
-    bytes: new Uint8Array(length).fill(first + at),
-  }))
-}
-
-async function write(log: LmdbLog, first: number, count: number, length?: number): Promise<void> {
-  const entries = entriesFrom(first, count, length)
-  await log.append({ entries, hardState: log.hardState, dropThrough: 0 })
-}
-
-async function withFive(dir: string): Promise<void> {
-  const log = await openLog(dir)
-  await write(log, 1, 5)
-  await log.close()
-}
-
-/** Changes the records behind the log's back. */
-async function tamper(
-  dir: string,
-  change: (records: Map<number, Uint8Array>) => void,
-): Promise<void> {
-  const root = open<Uint8Array, string>({
-    path: join(dir, 'log.mdb'),
-    noSubdir: true,
-    overlappingSync: false,
-  })
-  const db = root.openDB<Uint8Array, number>('entries', { encoding: 'binary' })
-  const records = new Map<number, Uint8Array>()
-  for (const { key, value } of db.getRange()) records.set(key, Uint8Array.from(value))
-  change(records)
-  await root.batch(() => {
-    for (const key of [...db.getKeys()]) if (!records.has(key)) void db.remove(key)
-    for (const [key, value] of records) void db.put(key, value)
-  })
-  await root.close()
-}
+import { FndError } from '../../src/errors.ts'
+import type { LogWrite } from '../../src/raft/ports.ts'
+import { entriesFrom, openLog, temporaryDir, withFive, writeLog } from './sample.ts'
 
 describe('the log', () => {
-  test('gives back what was appended, after a restart too', async () => {
+  test('gives back what was written, after a restart too', async () => {
     using dir = temporaryDir()
     await withFive(dir.path)
     const log = await openLog(dir.path)
     expect([log.firstIndex, log.lastIndex]).toEqual([1, 5])
     expect(log.read(2, 1e6)).toEqual(entriesFrom(2, 4))
-    expect(log.read(2, 11).map(entry => entry.index)).toEqual([2, 3])
+    expect(log.read(2, 29).map(entry => entry.index)).toEqual([2, 3])
     expect(log.read(2, 1).map(entry => entry.index)).toEqual([2])
+    expect(log.read(6, 1e6)).toEqual([])
     await log.close()
   })
 
-  test('drops old entries with an append, but never the last', async () => {
+  test('keeps kinds, empty entries, hard state, identity and the name of a snapshot', async () => {
     using dir = temporaryDir()
     const log = await openLog(dir.path)
-    await write(log, 1, 5)
-    await log.append({ entries: entriesFrom(6, 1), hardState: log.hardState, dropThrough: 3 })
-    expect([log.firstIndex, log.lastIndex]).toEqual([4, 6])
-    await log.append({ entries: [], hardState: log.hardState, dropThrough: 99 })
-    expect([log.firstIndex, log.lastIndex]).toEqual([6, 6])
+    const kinds = ['normal', 'conf', 'conf-v2'] as const
+    const entries = kinds.map((kind, at) => ({
+      index: at + 8,
+      term: 3,
+      kind,
+      bytes: new Uint8Array(at),
+    }))
+    const hardState = { term: 4, vote: 2, commit: 9 }
+    await writeLog(log, { entries, hardState, reset: { index: 7, term: 2, data: 'name' } })
     await log.close()
     const again = await openLog(dir.path)
-    expect(again.read(6, 1)).toEqual(entriesFrom(6, 1))
+    expect(again.read(8, 1e6)).toEqual(entries)
+    expect(again.hardState).toEqual(hardState)
+    expect(again.identity).toEqual({ clusterId: 'c', nodeId: 1, uuid: 'u' })
+    expect([6, 7, 8, 10, 11].map(index => again.term(index))).toEqual([
+      undefined,
+      2,
+      3,
+      3,
+      undefined,
+    ])
+    expect(again.installing).toBe('name')
+    await writeLog(again, { isInstalled: true })
+    expect(again.installing).toBe('')
     await again.close()
   })
 
-  test('refuses to append across a gap', async () => {
-    using dir = temporaryDir()
-    const log = await openLog(dir.path)
-    await expect(write(log, 2, 1)).rejects.toThrow(/without gaps/)
-    await log.close()
-  })
-})
-
-describe('damage', () => {
-  const flip = (key: number, at: number) => (records: Map<number, Uint8Array>) => {
-    const record = records.get(key)
-    if (record === undefined) throw new Error('no such record')
-    record[at] = (record[at] ?? 0) ^ 0x10
-  }
-  test.each([
-    ['a byte of the contents', flip(3, 30)],
-    ['a byte of the index', flip(3, 9)],
-    ['a byte of the term', flip(3, 20)],
-    ['a byte of the checksum', flip(3, 5)],
-    ['a record cut short', (records: Map<number, Uint8Array>) => records.set(3, new Uint8Array(7))],
-    [
-      'a record of another place',
-      (records: Map<number, Uint8Array>) => records.set(3, records.get(4) ?? new Uint8Array()),
-    ],
-  ])('%s is found on reading', async (_, change) => {
+  test('an empty log knows where it is', async () => {
     using dir = temporaryDir()
     await withFive(dir.path)
-    await tamper(dir.path, records => void change(records))
     const log = await openLog(dir.path)
-    expect(() => log.read(1, 1e6)).toThrow(/entry 3.*(Restore|join)/)
+    const hardState = { term: 2, vote: 0, commit: 5 }
+    await writeLog(log, { hardState, reset: { index: 20, term: 2, data: 's' } })
     await log.close()
+    const again = await openLog(dir.path)
+    expect([again.firstIndex, again.lastIndex, again.term(20)]).toEqual([21, 20, 2])
+    await writeLog(again, { entries: entriesFrom(21, 2, 10, 2) })
+    await writeLog(again, { dropThrough: 22 })
+    expect([again.firstIndex, again.lastIndex, again.term(22)]).toEqual([23, 22, 2])
+    await again.close()
   })
 
-  test('a missing record is found on opening', async () => {
-    using dir = temporaryDir()
-    await withFive(dir.path)
-    await tamper(dir.path, records => void records.delete(3))
-    await expect(openLog(dir.path)).rejects.toThrow(/lacks entries between 1 and 5/)
-  })
-
-  test('a file that is something else is refused', async () => {
-    using dir = temporaryDir()
-    writeFileSync(join(dir.path, 'log.mdb'), 'not an environment'.repeat(1000))
-    await expect(openLog(dir.path)).rejects.toThrow(/is not an LMDB environment.*damaged/)
-  })
-})
-
-describe('a log that is cut short', () => {
-  test.each([1, 4096, 8192, 10_000, 3 * 4096, 40_000])('to %d bytes is refused', async size => {
+  test('drops old entries by whole writes, in steps', async () => {
     using dir = temporaryDir()
     const log = await openLog(dir.path)
-    await write(log, 1, 50, 1000)
-    await log.close()
-    truncateSync(join(dir.path, 'log.mdb'), size)
-    const reading = async () => {
-      const again = await openLog(dir.path)
-      const entries = again.read(1, 1e6)
-      return entries.length
+    await writeLog(log, { entries: entriesFrom(1, 5) })
+    await writeLog(log, { entries: entriesFrom(6, 5) })
+    await writeLog(log, { entries: entriesFrom(11, 1), dropThrough: 8 })
+    expect([log.firstIndex, log.lastIndex]).toEqual([6, 11])
+    for (let first = 12; first < 6000; first += 1000) {
+      await writeLog(log, { entries: entriesFrom(first, 1000) })
     }
-    await expect(reading()).rejects.toBeInstanceOf(StartError)
+    await writeLog(log, { dropThrough: 5000 })
+    expect(log.firstIndex).toBe(1012)
+    await writeLog(log, { dropThrough: 5000 })
+    expect(log.firstIndex).toBe(3012)
+    await log.close()
+  })
+
+  test('drops entries of one write that are very many', async () => {
+    using dir = temporaryDir()
+    const log = await openLog(dir.path)
+    await writeLog(log, { entries: entriesFrom(1, 9500, 0) })
+    while (log.firstIndex < 9001) {
+      const before = log.firstIndex
+      await writeLog(log, { dropThrough: 9400 })
+      expect(log.firstIndex).toBeGreaterThan(before)
+    }
+    expect(log.read(9001, 1e6)).toHaveLength(500)
+    await log.close()
+  })
+
+  test('calls back in a later turn', async () => {
+    using dir = temporaryDir()
+    const log = await openLog(dir.path)
+    let isSameTurn = true
+    const done = new Promise<boolean>(resolve => {
+      const { hardState } = log
+      log.write({ entries: [], hardState, dropThrough: 0 }, () => resolve(isSameTurn))
+      isSameTurn = false
+    })
+    expect(await done).toBe(false)
+    await log.close()
+  })
+
+  const refused: [string, Partial<LogWrite>, RegExp][] = [
+    ['a gap', { entries: entriesFrom(7, 1) }, /without gaps/],
+    ['a gap inside', { entries: [...entriesFrom(6, 1), ...entriesFrom(8, 1)] }, /without gaps/],
+    ['what is committed', { entries: entriesFrom(3, 1, 1, 9) }, /never overwritten/],
+    ['a term that falls', { entries: entriesFrom(6, 1, 1, 0) }, /terms never fall/],
+    ['a lower term', { hardState: { term: 0, vote: 1, commit: 3 } }, /no term or commit/],
+    ['a lower commit', { hardState: { term: 1, vote: 1, commit: 2 } }, /no term or commit/],
+    ['a second vote', { hardState: { term: 1, vote: 2, commit: 3 } }, /votes once/],
+    ['a snapshot of long ago', { reset: { index: 2, term: 1, data: 's' } }, /no snapshot undoes/],
+  ]
+  test.each(refused)('does not write %s', async (_, write, truth) => {
+    using dir = temporaryDir()
+    await withFive(dir.path)
+    const log = await openLog(dir.path)
+    await writeLog(log, { hardState: { term: 1, vote: 1, commit: 3 } })
+    expect(() => {
+      const { hardState } = log
+      log.write({ entries: [], hardState, dropThrough: 0, ...write }, () => undefined)
+    }).toThrow(truth)
+    await log.close()
+  })
+
+  test('takes one write at a time', async () => {
+    using dir = temporaryDir()
+    const log = await openLog(dir.path)
+    const first = writeLog(log, { entries: entriesFrom(1, 1) })
+    await expect(writeLog(log, { entries: entriesFrom(2, 1) })).rejects.toThrow(
+      /one write at a time/,
+    )
+    await first
+    await log.close()
   })
 })
 
@@ -145,8 +147,11 @@ describe('no room', () => {
     const log = await openLog(dir.path)
     await log.close()
     const full = await openLog(dir.path, Number.MAX_SAFE_INTEGER)
-    await expect(write(full, 1, 1)).rejects.toThrow(FndError)
+    await expect(writeLog(full, { entries: entriesFrom(1, 1) })).rejects.toThrow(FndError)
     expect(full.lastIndex).toBe(0)
+    // A vote must still be possible.
+    await writeLog(full, { hardState: { term: 7, vote: 3, commit: 0 } })
+    expect(full.hardState.vote).toBe(3)
     await full.close()
   })
 
@@ -158,13 +163,15 @@ describe('no room', () => {
       execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'none', dir.path])
       try {
         const log = await openLog(dir.path)
-        await write(log, 1, 5)
+        await writeLog(log, { entries: entriesFrom(1, 5) })
         writeFileSync(join(dir.path, 'ballast'), new Uint8Array(600_000))
-        await expect(write(log, 6, 50, 10_000)).rejects.toMatchObject({ code: 'disk-full' })
+        await expect(writeLog(log, { entries: entriesFrom(6, 50, 10_000) })).rejects.toMatchObject({
+          code: 'disk-full',
+        })
         expect(log.lastIndex).toBe(5)
         expect(log.read(1, 1e6)).toEqual(entriesFrom(1, 5))
         rmSync(join(dir.path, 'ballast'))
-        await write(log, 6, 20, 10_000)
+        await writeLog(log, { entries: entriesFrom(6, 20, 10_000) })
         await log.close()
         const again = await openLog(dir.path)
         expect(again.lastIndex).toBe(25)

@@ -1,7 +1,8 @@
 import { expect, test } from 'bun:test'
-import type { Change } from '../../src/store/commands.ts'
+import type { Change, Command } from '../../src/store/commands.ts'
+import { StateDb } from '../../src/store/db.ts'
 import { type RouteChange, RouteTable } from '../../src/store/routes.ts'
-import { aFn, anApp, aTrigger } from './sample.ts'
+import { aFn, anApp, aTrigger, entryOf } from './sample.ts'
 
 const empty = { all: () => [] }
 
@@ -24,7 +25,7 @@ const trigger = (id: string, appId: string, fnId: string, source: string): Chang
   id,
   row: aTrigger(id, appId, fnId, { source }),
 })
-const gone = (kind: Change['kind'], id: string): Change => ({ kind, id, row: null })
+const gone = (kind: 'app' | 'fn' | 'trigger', id: string): Change => ({ kind, id, row: null })
 
 test('a change of an app replaces the routes of its functions, and of no others', () => {
   const { table, told } = tableWith(app('A'), app('B'), fn('F', 'A'), fn('G', 'A'), fn('H', 'B'))
@@ -93,4 +94,45 @@ test('a listener sees the table as it is after the batch, and can stop', () => {
   stop()
   table.update([gone('fn', 'F')])
   expect(told).toHaveLength(2)
+})
+
+test('after a reset only what differs is told, and the rest keeps its identity', () => {
+  using before = new StateDb(':memory:')
+  using after = new StateDb(':memory:')
+  const fns = ['same', 'changed', 'gone', 'added'] as const
+  const fill = (db: StateDb, names: readonly string[], image: string) => {
+    const commands: Command[] = [
+      { type: 'app.create', app: anApp('A') },
+      ...names.map((id): Command => {
+        const changes = id === 'changed' ? { image } : {}
+        return { type: 'fn.create', fn: aFn(id, 'A', changes) }
+      }),
+      { type: 'trigger.create', trigger: aTrigger(`T${image}`, 'A', 'same', { source: image }) },
+    ]
+    db.apply(commands.map((command, at) => entryOf(at + 1, command)))
+  }
+  fill(before, fns.slice(0, 3), '/old')
+  fill(after, ['same', 'changed', 'added'], '/new')
+  const table = new RouteTable(before.rows)
+  const [same, changed, gone] = fns.map(id => table.fnById(id))
+  const told: RouteChange[] = []
+  table.onChange(change => told.push(change))
+  table.reset(after.rows)
+  expect(table.fnById('same')).toBe(same as never)
+  expect(table.fnById('changed')?.fn.image).toBe('/new')
+  expect(table.fnById('gone')).toBeUndefined()
+  expect(table.fnBySource(anApp('A'), '/old')).toBeUndefined()
+  expect(table.fnBySource(anApp('A'), '/new')).toBe(same as never)
+  expect(told).toEqual([
+    { fnId: 'changed', before: changed, after: table.fnById('changed') },
+    { fnId: 'gone', before: gone, after: undefined },
+    { fnId: 'added', before: undefined, after: table.fnById('added') },
+  ])
+})
+
+test('changes of nodes leave the table alone', () => {
+  const { table, told } = tableWith(app('A'), fn('F', 'A'))
+  table.update([{ kind: 'node', id: 1, row: null }])
+  expect(table.fnById('F')).toBeDefined()
+  expect(told).toEqual([])
 })

@@ -2,7 +2,13 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { LogWrite } from '../../src/raft/ports.ts'
+import type { Entry } from '../../src/raft/types.ts'
+import { commandVersion, encodeCommand } from '../../src/store/codec.ts'
+import type { Command, NodeJoin } from '../../src/store/commands.ts'
+import { LmdbLog } from '../../src/store/log.ts'
 import type { App, Fn, Trigger } from '../../src/store/objects.ts'
+import { openStore, type Store, type StoreOptions } from '../../src/store/replica.ts'
 
 export function anApp(id: string, changes: Partial<App> = {}): App {
   return {
@@ -60,4 +66,65 @@ export function aTrigger(
 export function temporaryDir(): Disposable & { readonly path: string } {
   const path = mkdtempSync(join(tmpdir(), 'fnd-store-'))
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) }
+}
+
+export function openLog(dir: string, freeBytesMin = 0, nodeId = 1): Promise<LmdbLog> {
+  const identity = () => ({ clusterId: 'c', nodeId, uuid: 'u' })
+  return LmdbLog.open({ dir, identity, freeBytesMin })
+}
+
+/** Entries of one term, each filled with its index. */
+export function entriesFrom(first: number, count: number, length = 10, term = 1): Entry[] {
+  return Array.from({ length: count }, (_, at) => ({
+    index: first + at,
+    term,
+    kind: 'normal',
+    bytes: new Uint8Array(length).fill(first + at),
+  }))
+}
+
+/** What is not given stays as it is; the term rises to that of the entries. */
+export function writeLog(log: LmdbLog, changes: Partial<LogWrite>): Promise<void> {
+  const { hardState } = log
+  const term = Math.max(hardState.term, changes.entries?.at(-1)?.term ?? 0)
+  const write = { entries: [], hardState: { ...hardState, term }, dropThrough: 0, ...changes }
+  return new Promise((resolve, reject) => {
+    log.write(write, error => {
+      if (error === undefined) resolve()
+      else reject(error)
+    })
+  })
+}
+
+/** Five entries, each written by itself. */
+export async function withFive(dir: string): Promise<void> {
+  const log = await openLog(dir)
+  for (const index of [1, 2, 3, 4, 5]) await writeLog(log, { entries: entriesFrom(index, 1) })
+  await log.close()
+}
+
+/** The entry that holds the command. */
+export function entryOf(index: number, command: Command, term = 1): Entry {
+  return { index, term, kind: 'normal', bytes: encodeCommand(command, commandVersion) }
+}
+
+export function aJoin(uuid: string, changes: Partial<NodeJoin> = {}): NodeJoin {
+  return {
+    uuid,
+    name: `node-${uuid}`,
+    peerAddress: `${uuid}:8081`,
+    apiUrl: `http://${uuid}:8080`,
+    version: '1.0.0',
+    commandVersion,
+    atMs: 1000,
+    ...changes,
+  }
+}
+
+/** A store of a group of one that leads, as the server has it soon after its start. */
+export async function openAlone(options: StoreOptions): Promise<Store> {
+  const store = await openStore(options)
+  store.member.start()
+  await store.group.read(10_000)
+  return store
 }

@@ -77,7 +77,8 @@ test('every histogram is cumulative and agrees with its count', async () => {
     route.response(call % 2 === 0 ? 200 : 502, call * 10)
   }
   const parsed = parseMetrics(await metrics.scrape())
-  expect(parsed.histograms().length).toBe(3 * 3 + 2)
+  // Of each function, of each status of the route, and of the Raft group.
+  expect(parsed.histograms().length).toBe(3 * 3 + 2 + 3)
   for (const { bounds, counts, count } of parsed.histograms()) {
     expect(bounds.at(-1)).toBe(Number.POSITIVE_INFINITY)
     expect(bounds).toEqual([...bounds].sort((a, b) => a - b))
@@ -162,7 +163,10 @@ test('the parts of the node are read when they are there', async () => {
   })
   metrics.watch({
     pool: () => pool,
-    raft: () => ({ term: 1, commitIndex: 8, appliedIndex: 7, logEntries: 8, isLeader: true }),
+    raft: () => ({
+      ...{ term: 1, commitIndex: 8, appliedIndex: 7, lastIndex: 9, logEntries: 8 },
+      ...{ isLeader: true, hasLeader: true, isVoter: true },
+    }),
     logs: () => output.stats,
     dataFreeBytes: () => 12_345,
   })

@@ -16,6 +16,11 @@ export interface Bundles {
   ): Promise<StoredBundle>
   /** Undefined when this node does not hold the bundle. */
   get(hash: string): StoredBundle | undefined
+  /**
+   * Whether a deploy need not upload it: it is here, and on a majority of the voters. Rejects with
+   * `FndError` when it is here, and cannot be brought to a majority.
+   */
+  confirm(hash: string): Promise<boolean>
 }
 
 interface StoredBundle {
@@ -51,12 +56,13 @@ const putRoute = {
     security,
     summary: 'Upload a bundle',
     description:
-      'The body is the archive; its SHA-256 must be the name. Uploading it again changes nothing.',
+      'The body is the archive; its SHA-256 must be the name. Again changes nothing. ' +
+      'In a cluster it is answered when a majority of the voters has it on the disk.',
     requestBody: {
       required: true,
       content: { 'application/octet-stream': { schema: { type: 'string' as const } } },
     },
-    responses: responses({ 200: json('Bundle', 'Stored') }, 400, 413),
+    responses: responses({ 200: json('Bundle', 'Stored') }, 400, 413, 503),
   },
 }
 
@@ -77,8 +83,8 @@ const headRoute = {
     tags,
     security,
     summary: 'Ask whether a bundle exists',
-    description: 'So that a deploy uploads only what is missing.',
-    responses: responses({ 200: { description: 'It exists' } }, 400, 404),
+    description: 'So that a deploy uploads only what is missing here or at most of the voters.',
+    responses: responses({ 200: { description: 'It exists' } }, 400, 404, 503),
   },
 }
 
@@ -114,8 +120,8 @@ export function bundlesApi(parts: AdminParts & { readonly bundles: Bundles }) {
     )
     .head(
       '/fnd/v1/bundles/:hash',
-      ({ params }) => {
-        mustFind(hashFrom(params.hash))
+      async ({ params }) => {
+        if (!(await bundles.confirm(hashFrom(params.hash)))) throw new FndError('bundle-not-found')
         return new Response(null, { status: 200 })
       },
       headRoute,

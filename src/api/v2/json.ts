@@ -96,8 +96,9 @@ export function triggerToWire(
 }
 
 /** A success answer in Fn's form. */
-export function jsonResponse(body: object): Response {
+export function jsonResponse(body: object, status = 200): Response {
   return new Response(`${stringifyExact(body)}\n`, {
+    status,
     headers: { 'content-type': 'application/json; charset=utf-8' },
   })
 }

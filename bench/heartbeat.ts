@@ -1,0 +1,143 @@
+/**
+ * Whether heartbeats wait for anything: three members with a large state, every one of them with as
+ * many calls of a function as it can take, and a wiped follower that is sent a snapshot. What is
+ * taken is the longest gap between two heartbeats that any member tells (`/metrics`), at rest, under
+ * calls, and under calls with a snapshot on the way; and whether there was an election.
+ *
+ * npm run bench:heartbeat -- [--megabytes N] [--connections N] [--seconds S]
+ *
+ * Members remember the longest gap of the last minute, so that a phase lasts a minute or longer.
+ */
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { type Figure, printFigures } from './figures.ts'
+import { binary, helloSource, table } from './fnd.ts'
+import { BenchCluster, type BenchMember } from './members.ts'
+import { type PumpResult, runPump } from './pump.ts'
+
+const { values } = parseArgs({
+  options: {
+    megabytes: { type: 'string', default: '1000' },
+    connections: { type: 'string', default: '64' },
+    seconds: { type: 'string', default: '62' },
+  },
+})
+const megabytes = Number(values.megabytes)
+const phaseMs = Number(values.seconds) * 1000
+/** The default of FND_ELECTION_TIMEOUT. */
+const electionTimeoutMs = 400
+const writers = 4
+
+/** Apps of a megabyte each. */
+async function fill(leader: BenchMember): Promise<void> {
+  let made = 0
+  const writer = async () => {
+    while (made < megabytes) {
+      made += 1
+      const config = { v: 'v'.repeat(1_000_000) }
+      const answer = await leader.api('POST', '/v2/apps', { name: `app-${made}`, config })
+      if (!answer.ok) throw new Error(`cannot create an app: ${await answer.text()}`)
+    }
+  }
+  await Promise.all(Array.from({ length: writers }, writer))
+}
+
+async function deploy(member: BenchMember): Promise<string> {
+  const file = join(member.dir, 'hello.ts')
+  await Bun.write(file, helloSource)
+  const server = ['--url', member.url, '--token', member.token]
+  const args = [binary, 'deploy', file, '--app', 'bench', '--json', ...server]
+  const run = Bun.spawnSync(args, { env: { PATH: process.env.PATH ?? '', HOME: member.dir } })
+  if (run.exitCode !== 0) throw new Error(`deploy failed: ${run.stderr.toString()}`)
+  return new URL((JSON.parse(run.stdout.toString()) as { invoke_url: string }).invoke_url).pathname
+}
+
+function callsOf(members: readonly BenchMember[], path: string, ms: number): Promise<PumpResult> {
+  return runPump({
+    ports: members.map(member => member.port),
+    connections: Number(values.connections) * members.length,
+    durationMs: ms,
+    // The body's counter needs eight bytes.
+    request: { kind: 'http', method: 'POST', path, headers: {}, body: '00000000', tail: 0 },
+  })
+}
+
+async function gapMs(member: BenchMember): Promise<number> {
+  const found = /^fnd_raft_heartbeat_gap_seconds\{since="minute"\} (\S+)$/m.exec(
+    await member.metrics(),
+  )
+  if (found === null) throw new Error('no metric of the heartbeat gap')
+  return Number(found[1]) * 1000
+}
+
+const terms = async (cluster: BenchCluster) =>
+  Math.max(
+    ...(await Promise.all(cluster.members.map(async one => (await one.status())?.term ?? 0))),
+  )
+
+interface Phase {
+  readonly name: string
+  /** Of all members that were there all the time. */
+  readonly gapMs: number
+  readonly elections: number
+  readonly callsPerSecond: number
+}
+
+await using cluster = await BenchCluster.start(3)
+const leader = await cluster.leader()
+const path = await deploy(leader)
+await fill(leader)
+await cluster.whole()
+const victim = cluster.members.find(member => member !== leader)
+if (victim === undefined) throw new Error('a cluster has followers')
+const steady = cluster.members.filter(member => member !== victim)
+await callsOf(cluster.members, path, 2000)
+
+async function phase(name: string, run: () => Promise<number>): Promise<Phase> {
+  const termBefore = await terms(cluster)
+  const callsPerSecond = await run()
+  const gaps = await Promise.all(steady.map(gapMs))
+  const elections = (await terms(cluster)) - termBefore
+  return { name, gapMs: Math.max(...gaps), elections, callsPerSecond }
+}
+
+const phases: Phase[] = []
+phases.push(
+  await phase('at rest', async () => {
+    await Bun.sleep(phaseMs)
+    return 0
+  }),
+)
+phases.push(
+  await phase('calls', async () => (await callsOf(cluster.members, path, phaseMs)).perSecond),
+)
+let snapshotMs = 0
+phases.push(
+  await phase('calls and a snapshot', async () => {
+    const calls = callsOf(steady, path, phaseMs)
+    await victim.kill()
+    rmSync(join(victim.dir, 'data'), { recursive: true, force: true })
+    const startedMs = performance.now()
+    victim.spawn(leader.peerPort)
+    await victim.answers()
+    await cluster.whole()
+    snapshotMs = performance.now() - startedMs
+    return (await calls).perSecond
+  }),
+)
+console.log(`Three members, a state of ${megabytes} MB; sent and installed in ${snapshotMs} ms`)
+table([
+  ['', 'longest gap, ms', 'elections', 'calls/s'],
+  ...phases.map(one => [one.name, one.gapMs, one.elections, one.callsPerSecond]),
+])
+const figures: Figure[] = phases.slice(1).flatMap(one => [
+  {
+    name: `longest heartbeat gap, ${one.name}`,
+    value: one.gapMs,
+    unit: 'ms',
+    targetMax: Math.floor(electionTimeoutMs / 3),
+  },
+  { name: `elections, ${one.name}`, value: one.elections, unit: '', targetMax: 0 },
+])
+printFigures(figures)

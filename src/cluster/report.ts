@@ -1,0 +1,121 @@
+/** The facts of this node and its peers, as reports for the API. Pure. */
+import type { ConfState, CoreStatus, NodeId } from '../raft/types.ts'
+import type { Node } from '../store/objects.ts'
+import { advise } from './advice.ts'
+import type { ClusterStatus, NodeHealthWord, NodeReport, NodeRole } from './control.ts'
+import type { PeerState } from './types.ts'
+
+export interface ReportFacts {
+  readonly selfId: NodeId
+  readonly selfName: string
+  readonly clusterId: string
+  readonly core: CoreStatus
+  readonly rows: readonly Node[]
+  readonly peers: readonly PeerState[]
+  /** On the clock of `PeerState.lastHeardMs`. */
+  readonly nowMs: number
+  /** For how long a node was silent since it was first waited for. */
+  readonly waitedMs: (id: NodeId) => number
+  readonly healthyWithinMs: number
+  readonly lagMax: number
+  readonly votersMax: number
+  readonly commandVersion: number
+}
+
+export function roleOf(id: NodeId, { confState: conf, lead }: CoreStatus): NodeRole {
+  if (id === lead) return 'leader'
+  if (conf.voters.includes(id) || conf.votersOutgoing.includes(id)) return 'voter'
+  return conf.learners.includes(id) || conf.learnersNext.includes(id) ? 'learner' : 'none'
+}
+
+/** Infinity where it is not known. */
+export function lagOf(id: NodeId, core: CoreStatus): number {
+  if (id === core.id) return 0
+  const match = core.progress.get(id)?.match
+  return match === undefined ? Number.POSITIVE_INFINITY : Math.max(0, core.commit - match)
+}
+
+export function nodeReports(facts: ReportFacts): NodeReport[] {
+  const { rows, core, peers, selfId } = facts
+  return [...rows]
+    .sort((a, b) => a.id - b.id)
+    .map(({ state, ...row }) => {
+      const isSelf = row.id === selfId
+      const peer = peers.find(one => one.id === row.id)
+      const lag = lagOf(row.id, core)
+      return {
+        ...row,
+        role: roleOf(row.id, core),
+        state,
+        health: isSelf ? 'up' : healthWord(facts, row.id, peer, lag),
+        lag: Number.isFinite(lag) ? lag : undefined,
+        rttMs: peer?.rttMs,
+        silentMs: isSelf ? 0 : silenceOf(facts, peer),
+        skewMs: peer?.skewMs,
+      }
+    })
+}
+
+/** Between two nodes that do not lead only pings go, about one a second. */
+const connectedSilentMsMax = 3000
+
+function healthWord(
+  facts: ReportFacts,
+  id: NodeId,
+  peer: PeerState | undefined,
+  lag: number,
+): NodeHealthWord {
+  const silentMsMax = Math.max(
+    facts.healthyWithinMs,
+    peer?.isConnected === true ? connectedSilentMsMax : 0,
+  )
+  const silentMs = silenceOf(facts, peer)
+  if (silentMs === undefined) return facts.waitedMs(id) > silentMsMax ? 'down' : 'unknown'
+  if (silentMs > silentMsMax) return 'down'
+  return Number.isFinite(lag) && lag > facts.lagMax ? 'slow' : 'up'
+}
+
+function silenceOf(facts: ReportFacts, peer: PeerState | undefined): number | undefined {
+  return peer?.lastHeardMs === undefined ? undefined : Math.max(0, facts.nowMs - peer.lastHeardMs)
+}
+
+function votersOf({ voters, votersOutgoing }: ConfState): NodeId[] {
+  return [...new Set([...voters, ...votersOutgoing])].sort((a, b) => a - b)
+}
+
+export function statusOf(facts: ReportFacts): ClusterStatus {
+  const { core, rows, selfId } = facts
+  const { confState: conf } = core
+  const nodes = nodeReports(facts)
+  const leader = core.lead === 0 ? undefined : core.lead
+  const advice = advise({
+    selfId,
+    leaderId: leader,
+    voters: conf.voters,
+    votersOutgoing: conf.votersOutgoing,
+    nodes,
+    votersMax: facts.votersMax,
+    backlog: core.commit - core.applied,
+  })
+  return {
+    health: advice.health,
+    clusterId: facts.clusterId,
+    nodeId: selfId,
+    name: facts.selfName,
+    role: roleOf(selfId, core),
+    state: rows.find(row => row.id === selfId)?.state ?? 'active',
+    term: core.term,
+    leaderId: leader,
+    leaderName: rows.find(row => row.id === leader)?.name,
+    voters: votersOf(conf),
+    learners: conf.learners,
+    isJoint: conf.votersOutgoing.length > 0,
+    votersAlive: advice.votersAlive,
+    quorum: advice.quorum,
+    commitIndex: core.commit,
+    appliedIndex: core.applied,
+    lastIndex: core.lastIndex,
+    commandVersion: facts.commandVersion,
+    warnings: advice.warnings,
+  }
+}

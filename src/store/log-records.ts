@@ -1,0 +1,174 @@
+/**
+ * The log's records as bytes. Numbers are little endian; each record has a checksum over all of it
+ * but its first eight bytes.
+ *
+ * Record 1, of one value: u8 version, 3 bytes zero, u32 CRC-32C, f64 index, f64 term, bytes.
+ * Segment, the entries of one write: u8 version, 3 bytes zero, u32 CRC-32C, f64 index of the first,
+ * u32 count, u32 zero; for each entry f64 term, u32 end of its bytes, u8 kind, 3 bytes zero; then
+ * the bytes of all.
+ */
+import { StartError } from '../errors.ts'
+import { crc32c } from '../raft/crc32c.ts'
+import type { Entry, EntryKind, HardState } from '../raft/types.ts'
+
+const recordVersion = 1
+const segmentVersion = 2
+const headerBytes = 24
+const entryHeaderBytes = 16
+/** Where the checksum begins to count. */
+const sumFrom = 8
+
+/**
+ * A segment ends when it is this long, so that reading one entry does not read very many, and so
+ * that none has more entries than one write may remove.
+ */
+const segmentBytesMax = 256 * 1024
+const segmentEntriesMax = 1000
+
+const kinds: readonly EntryKind[] = ['normal', 'conf', 'conf-v2']
+
+export const cure =
+  'What this node held is not safe to use: other members may count on what it promised. Remove ' +
+  'its data directory and let it join the cluster as a new node (fnd serve --join); a node that ' +
+  'was alone is restored from a backup.'
+
+/** What the log begins behind. */
+export interface Base {
+  readonly index: number
+  readonly term: number
+}
+
+export interface ValueRecord extends Base {
+  readonly bytes: Uint8Array
+}
+
+export function encodeRecord({ index, term, bytes }: ValueRecord): Uint8Array {
+  const record = new Uint8Array(new ArrayBuffer(headerBytes + bytes.length))
+  const view = new DataView(record.buffer)
+  view.setUint8(0, recordVersion)
+  view.setFloat64(8, index, true)
+  view.setFloat64(16, term, true)
+  record.set(bytes, headerBytes)
+  return sealed(record, view)
+}
+
+/** `name` is for the message of the `StartError` that it throws at damage. */
+export function decodeRecord(record: Uint8Array, name: string): ValueRecord {
+  const view = checked(record, recordVersion, name)
+  return {
+    index: view.getFloat64(8, true),
+    term: view.getFloat64(16, true),
+    bytes: record.subarray(headerBytes),
+  }
+}
+
+/** At least one entry, consecutive. */
+export function encodeSegment(entries: readonly Entry[]): Uint8Array {
+  const bytesFrom = headerBytes + entries.length * entryHeaderBytes
+  const bytes = entries.reduce((sum, entry) => sum + entry.bytes.length, 0)
+  const record = new Uint8Array(new ArrayBuffer(bytesFrom + bytes))
+  const view = new DataView(record.buffer)
+  view.setUint8(0, segmentVersion)
+  view.setFloat64(8, entries[0]?.index ?? 0, true)
+  view.setUint32(16, entries.length, true)
+  let at = headerBytes
+  let end = bytesFrom
+  for (const entry of entries) {
+    record.set(entry.bytes, end)
+    end += entry.bytes.length
+    view.setFloat64(at, entry.term, true)
+    view.setUint32(at + 8, end, true)
+    view.setUint8(at + 12, kinds.indexOf(entry.kind))
+    at += entryHeaderBytes
+  }
+  return sealed(record, view)
+}
+
+/** The entries' bytes are views of `record`. Throws `StartError` where it is not as expected. */
+export function decodeSegment(record: Uint8Array, first: number, last: number): Entry[] {
+  const name = first === last ? `entry ${first}` : `entries ${first} to ${last}`
+  const view = checked(record, segmentVersion, name)
+  const count = view.getUint32(16, true)
+  if (view.getFloat64(8, true) !== first || count !== last - first + 1) {
+    throw new StartError(
+      `The log's record of ${name} is that of ${count} entries from ` +
+        `${view.getFloat64(8, true)} on: it is damaged. ${cure}`,
+    )
+  }
+  const entries: Entry[] = []
+  let start = headerBytes + count * entryHeaderBytes
+  for (let nth = 0; nth < count; nth++) {
+    const at = headerBytes + nth * entryHeaderBytes
+    const end = view.getUint32(at + 8, true)
+    const kind = kinds[view.getUint8(at + 12)]
+    if (kind === undefined) throw unknownVersion(name, `kind ${view.getUint8(at + 12)}`)
+    const term = view.getFloat64(at, true)
+    entries.push({ index: first + nth, term, kind, bytes: record.subarray(start, end) })
+    start = end
+  }
+  return entries
+}
+
+/** Of a segment. */
+export function keyOf(entries: readonly Entry[]): [first: number, last: number] {
+  return [entries[0]?.index ?? 0, entries.at(-1)?.index ?? 0]
+}
+
+export function segmentsOf(entries: readonly Entry[]): Entry[][] {
+  const segments: Entry[][] = []
+  let current: Entry[] = []
+  let bytes = 0
+  for (const entry of entries) {
+    const isFull =
+      current.length >= segmentEntriesMax || bytes + entry.bytes.length > segmentBytesMax
+    if (isFull && current.length > 0) {
+      segments.push(current)
+      current = []
+      bytes = 0
+    }
+    current.push(entry)
+    bytes += entry.bytes.length
+  }
+  if (current.length > 0) segments.push(current)
+  return segments
+}
+
+export function textRecord(text: string): Uint8Array {
+  return encodeRecord({ index: 0, term: 0, bytes: new TextEncoder().encode(text) })
+}
+
+export function hardRecord({ term, vote, commit }: HardState): Uint8Array {
+  return textRecord(JSON.stringify({ term, vote, commit }))
+}
+
+export function baseRecord({ index, term }: Base): Uint8Array {
+  return encodeRecord({ index, term, bytes: new Uint8Array() })
+}
+
+export function textOf(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes)
+}
+
+function sealed(record: Uint8Array, view: DataView): Uint8Array {
+  view.setUint32(4, crc32c(record.subarray(sumFrom)), true)
+  return record
+}
+
+function checked(record: Uint8Array, version: number, name: string): DataView {
+  const view = new DataView(record.buffer, record.byteOffset, record.byteLength)
+  if (record.length < headerBytes || view.getUint32(4, true) !== crc32c(record.subarray(sumFrom))) {
+    throw new StartError(
+      `The log's record of ${name} does not have its checksum: the disk gave back something ` +
+        `else than was written. ${cure}`,
+    )
+  }
+  if (view.getUint8(0) !== version) throw unknownVersion(name, `version ${view.getUint8(0)}`)
+  return view
+}
+
+function unknownVersion(name: string, what: string): StartError {
+  return new StartError(
+    `The log's record of ${name} has ${what}, which this fnd does not know. Start the version ` +
+      'of fnd that wrote it, or a later one.',
+  )
+}

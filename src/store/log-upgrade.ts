@@ -1,0 +1,60 @@
+/**
+ * Logs of the time when a node was alone: one value for each entry under its index, and a hard
+ * state that names nodes by the uuids of their directories. All entries were of its only term.
+ */
+import type { Database, RootDatabase } from 'lmdb'
+import { StartError } from '../errors.ts'
+import type { Identity } from '../raft/ports.ts'
+import type { Entry, HardState } from '../raft/types.ts'
+import { cure, decodeRecord } from './log-records.ts'
+
+export interface OldLog {
+  readonly identity: Identity
+  readonly hardState: HardState
+  readonly base: { readonly index: number; readonly term: number }
+  readonly entries: readonly Entry[]
+  /** Where the entries are, to be emptied. */
+  readonly database: Database<Uint8Array, number>
+}
+
+interface OldHardState {
+  readonly term: number
+  readonly commitIndex: number
+  readonly clusterId?: string
+  readonly nodeId: string
+}
+
+/** Undefined when the log was converted before. Throws `StartError` at damage. */
+export function readOldLog(
+  root: RootDatabase<Uint8Array, string>,
+  meta: Database<Uint8Array, string>,
+): OldLog | undefined {
+  const database = root.openDB<Uint8Array, number>('entries', { encoding: 'binary' })
+  const entries: Entry[] = []
+  for (const { key, value } of database.getRange()) {
+    const { index, term, bytes } = decodeRecord(value, `entry ${key}`)
+    const previous = entries.at(-1)
+    if (index !== key || (previous !== undefined && index !== previous.index + 1)) {
+      throw new StartError(`The log lacks entries before entry ${key}: it is damaged. ${cure}`)
+    }
+    // A copy, as the buffer is lmdb's own.
+    entries.push({ index, term, kind: 'normal', bytes: bytes.slice() })
+  }
+  const record = meta.get('hard')
+  if (record === undefined) {
+    if (entries.length === 0) return undefined
+    throw new StartError(`The log holds entries but no hard state: it is damaged. ${cure}`)
+  }
+  const hard = JSON.parse(new TextDecoder().decode(decodeRecord(record, 'hard').bytes))
+  const { term, commitIndex, clusterId, nodeId } = hard as OldHardState
+  if (clusterId === undefined) return undefined
+  const index = (entries[0]?.index ?? 1) - 1
+  return {
+    // A node that was alone is the first of the cluster that it may become.
+    identity: { clusterId, nodeId: 1, uuid: nodeId },
+    hardState: { term, vote: 1, commit: commitIndex },
+    base: { index, term: index === 0 ? 0 : term },
+    entries,
+    database,
+  }
+}

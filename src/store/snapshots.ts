@@ -1,0 +1,84 @@
+/**
+ * Takes snapshots of the state: one file each, in a directory that is emptied at the start. Whoever
+ * took one removes it.
+ */
+import { randomBytes } from 'node:crypto'
+import { mkdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { FndError } from '../errors.ts'
+import { type Described, describeSnapshot, snapshotName } from './snapshot-file.ts'
+import { vacuumUrl } from './vacuum-source.ts'
+import type { VacuumAnswer, VacuumRequest } from './vacuum-thread.ts'
+
+/** The file is removed when it is disposed. */
+export interface TakenSnapshot extends Described, Disposable {
+  /** What raft carries: see `snapshotName`. */
+  readonly name: string
+  readonly path: string
+  readonly bytes: number
+  readonly sha256: string
+}
+
+export interface SnapshotsOptions {
+  /** Of the state machine. */
+  readonly database: string
+  /** For files on the same disk; whatever is in it is removed. */
+  readonly dir: string
+}
+
+export class Snapshots {
+  readonly #database: string
+  readonly #dir: string
+  /** One at a time: each writes as much as the whole state. */
+  #last: Promise<unknown> = Promise.resolve()
+
+  constructor({ database, dir }: SnapshotsOptions) {
+    this.#database = database
+    this.#dir = dir
+    rmSync(dir, { recursive: true, force: true })
+    mkdirSync(dir, { recursive: true, mode: 0o700 })
+  }
+
+  /**
+   * Of everything that was applied before the call, and perhaps more. Rejects with `FndError`
+   * `disk-full` or `snapshot-failed`.
+   */
+  take(): Promise<TakenSnapshot> {
+    const taken = this.#last.then(
+      () => this.#take(),
+      () => this.#take(),
+    )
+    this.#last = taken
+    return taken
+  }
+
+  async #take(): Promise<TakenSnapshot> {
+    const path = join(this.#dir, `${randomBytes(8).toString('hex')}.db`)
+    const remove = () => rmSync(path, { force: true })
+    try {
+      const { bytes, sha256 } = await vacuum({ database: this.#database, copy: path })
+      const described = describeSnapshot(path)
+      const name = snapshotName({ ...described, sha256 })
+      return { ...described, name, path, bytes, sha256, [Symbol.dispose]: remove }
+    } catch (cause) {
+      remove()
+      throw cause
+    }
+  }
+}
+
+async function vacuum(request: VacuumRequest): Promise<{ bytes: number; sha256: string }> {
+  const thread = new Worker(vacuumUrl())
+  try {
+    const answer = await new Promise<VacuumAnswer>(resolve => {
+      thread.onmessage = (event: MessageEvent<VacuumAnswer>) => resolve(event.data)
+      thread.onerror = ({ message }) => resolve({ ok: false, code: undefined, message })
+      thread.postMessage(request)
+    })
+    if (answer.ok) return answer
+    const isFull = answer.code === 'SQLITE_FULL' || answer.code === 'ENOSPC'
+    throw new FndError(isFull ? 'disk-full' : 'snapshot-failed', { detail: answer.message })
+  } finally {
+    thread.terminate()
+  }
+}

@@ -1,0 +1,243 @@
+/**
+ * One node: a disk that lasts, and one process after the other on it. The process is the real
+ * driver with the real core; the ports around it are those of the simulation.
+ */
+import { AssertionError, StartError } from '../../src/errors.ts'
+import { Member } from '../../src/raft/driver.ts'
+import { noObserver } from '../../src/raft/observer.ts'
+import type { LogWrite, Network } from '../../src/raft/ports.ts'
+import type { ConfState, Message, NodeId } from '../../src/raft/types.ts'
+import type { CheckedNode, Checker } from './check.ts'
+import { NodeClock, Process } from './clock.ts'
+import { type LogImage, lastIndexOf, type SimDisk, SimLog } from './disk.ts'
+import { DurableMachine } from './durable.ts'
+import type { MachineImage, SimMachine } from './machine.ts'
+import type { SimOptions } from './options.ts'
+import type { Prng } from './prng.ts'
+import { Violation, type World } from './world.ts'
+
+/** Ends a process in the middle of a call. */
+class Crash extends Error {
+  override readonly name = 'Crash'
+}
+
+export interface NodeContext {
+  readonly world: World
+  readonly checker: Checker
+  /** As they are now: healing changes them. */
+  options(): SimOptions
+  makeMachine(image: MachineImage): SimMachine
+  readonly network: (node: SimNode) => Network
+}
+
+export class SimNode implements CheckedNode {
+  readonly id: NodeId
+  readonly disk: SimDisk
+  readonly clock: NodeClock
+  /** `broken`: its data cannot be used any more. `gone`: it will never start again. */
+  state: 'down' | 'up' | 'broken' | 'gone' = 'down'
+  /** Stays down until somebody starts it. */
+  isKeptDown = false
+  /** Taken out of the configuration, it will be gone soon. */
+  isRetiring = false
+  member: Member | undefined
+  readonly #context: NodeContext
+  readonly #prng: Prng
+  #process: Process | undefined
+  #machine: DurableMachine | undefined
+  #lives = 0
+  #confBefore: ConfState
+
+  constructor(context: NodeContext, disk: SimDisk, prng: Prng) {
+    this.#context = context
+    this.#prng = prng
+    this.id = disk.identity.nodeId
+    this.disk = disk
+    this.clock = new NodeClock(context.world, prng)
+    this.#confBefore = disk.floor.confState
+  }
+
+  get confStates(): readonly ConfState[] {
+    const current = this.member?.status().confState
+    return current === undefined ? [this.#confBefore] : [this.#confBefore, current]
+  }
+
+  get commit(): number {
+    return this.member?.status().commit ?? 0
+  }
+
+  get process(): Process | undefined {
+    return this.#process
+  }
+
+  get machine(): DurableMachine | undefined {
+    return this.#machine
+  }
+
+  start(): void {
+    const { world } = this.#context
+    this.#lives += 1
+    world.count('start')
+    world.note('start', this.id, this.#lives)
+    const process = new Process(world, this.clock, this.#prng.fork(), event => this.#run(event))
+    this.#process = process
+    this.state = 'up'
+    this.#run(() => this.#open(process))
+  }
+
+  #open(process: Process): void {
+    const { world, checker, options, makeMachine, network } = this.#context
+    const failpoint = (where: string) => this.#failpoint(process, where)
+    const machine = new DurableMachine(
+      world,
+      this.disk,
+      this.disk.restore(makeMachine),
+      this.#prng.fork(),
+      {
+        failpoint,
+        onApply: entry => checker.apply(this, entry),
+        onState: (index, hash) => checker.state(this, index, hash),
+      },
+    )
+    this.#machine = machine
+    this.#confBefore = machine.confState
+    const log = new SimLog(world, this.disk, process, () => options().disk, this.#prng.fork(), {
+      failpoint,
+      onWrite: (write, before) => this.#onWrite(write, before),
+      onDurable: after => world.note('durable', this.id, lastIndexOf(after), after.hardState.term),
+    })
+    // What the start of the real node does before it makes the member (src/node.ts).
+    if (log.installing !== '') {
+      world.count('branch: install repeated by a start')
+      machine.install(log.installing)
+    }
+    const random = this.#prng.fork()
+    const member = new Member({
+      log,
+      machine,
+      network: network(this),
+      scheduler: process,
+      observer: {
+        ...noObserver,
+        leaderChanged: (role, lead, term) => {
+          if (process.isOver) return
+          world.note(`role ${role}`, this.id, lead, term)
+          world.count(`branch: ${role}`)
+          checker.role(this.id, role, term)
+        },
+      },
+      random: n => random.below(n),
+      onFatal: error => this.#onFatal(process, error),
+      limits: options().limits,
+    })
+    this.member = member
+    member.start()
+  }
+
+  receive(message: Message): void {
+    this.#process?.dispatch(() => {
+      const { world } = this.#context
+      world.note(`receive ${message.type}`, message.from, this.id, message.term, message.index)
+      this.member?.receive([message])
+    })
+  }
+
+  /** `kind` `stop` lets it close in peace, the others end it as it is. */
+  crash(kind: 'kill' | 'power' | 'stop'): void {
+    if (this.state !== 'up') return
+    const { world } = this.#context
+    world.count(`fault: ${kind}`)
+    const process = this.#process
+    if (kind !== 'stop') return this.#end(kind === 'power')
+    process?.dispatch(() =>
+      this.member?.close(() => {
+        if (!process.isOver) this.#end(false)
+      }),
+    )
+  }
+
+  /** It will not be back; its disk is lost. */
+  vanish(): void {
+    this.#end(true)
+    this.state = 'gone'
+  }
+
+  #end(isPowerLoss: boolean): void {
+    const { world, checker } = this.#context
+    world.note('end', this.id, Number(isPowerLoss))
+    this.#process?.end()
+    this.member = undefined
+    this.#machine?.inner.end()
+    this.#machine = undefined
+    this.disk.crash(this.#prng, isPowerLoss)
+    checker.ended(this.id)
+    if (this.state === 'up') this.state = 'down'
+    const { downMs } = this.#context.options().crash
+    const lives = this.#lives
+    world.after(this.#prng.exponential(downMs), () => {
+      if (this.state === 'down' && this.#lives === lives && !this.isKeptDown) this.start()
+    })
+  }
+
+  #run(event: () => void): void {
+    const { world } = this.#context
+    this.#confBefore = this.#machine?.confState ?? this.#confBefore
+    try {
+      event()
+    } catch (error) {
+      if (error instanceof Crash) return
+      if (!(error instanceof StartError)) {
+        world.violation ??= error as Error
+        throw error
+      }
+      this.#breakDown(error)
+    }
+  }
+
+  #failpoint(process: Process, where: string): void {
+    if (process.isOver || !this.#prng.chance(this.#context.options().crash.failpoint)) return
+    this.#context.world.count(`fault: crash ${where}`)
+    this.#end(this.#prng.chance(this.#context.options().crash.power))
+    throw new Crash(where)
+  }
+
+  #onWrite(write: LogWrite, before: LogImage): void {
+    const { world, checker } = this.#context
+    const [first] = write.entries
+    if (first !== undefined && first.index <= lastIndexOf(before) && write.reset === undefined) {
+      world.count('branch: conflicting entries replaced')
+    }
+    if (write.reset !== undefined) world.count('branch: log begun anew')
+    if (write.dropThrough > before.baseIndex) world.count('branch: log truncated')
+    world.note('write', this.id, first?.index ?? 0, write.entries.length, write.hardState.commit)
+    checker.write(this, write, before)
+  }
+
+  #onFatal(process: Process, error: Error): void {
+    if (process.isOver || error instanceof Crash) return
+    const { world } = this.#context
+    if (error instanceof Violation || error instanceof AssertionError) {
+      world.violation ??= error
+      return
+    }
+    world.count('fault: fatal')
+    if (error instanceof StartError) return this.#breakDown(error)
+    if (!error.message.startsWith('EIO')) {
+      world.violation ??= error
+      return
+    }
+    this.#end(this.#prng.chance(0.5))
+  }
+
+  /** Its data is damaged: a start would find the same. */
+  #breakDown(error: StartError): void {
+    const { world } = this.#context
+    if (this.disk.damaged.size === 0) {
+      world.violation ??= error
+      throw error
+    }
+    world.line(`node ${this.id} broken: ${error.message}`)
+    this.#end(true)
+    this.state = 'broken'
+  }
+}

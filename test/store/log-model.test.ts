@@ -1,0 +1,96 @@
+/** Random writes against a plain list. */
+import { expect, test } from 'bun:test'
+import fc from 'fast-check'
+import type { Entry } from '../../src/raft/types.ts'
+import type { LmdbLog } from '../../src/store/log.ts'
+import { seeded } from '../seed.ts'
+import { entriesFrom, openLog, temporaryDir, writeLog } from './sample.ts'
+
+const step = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      kind: fc.constant('write' as const),
+      /** How far back from the end the new entries begin. */
+      back: fc.integer({ min: 0, max: 6 }),
+      count: fc.integer({ min: 0, max: 8 }),
+      length: fc.constantFrom(0, 10, 3000, 150_000),
+      commit: fc.integer({ min: 0, max: 4 }),
+      drop: fc.integer({ min: 0, max: 30 }),
+      isNewTerm: fc.boolean(),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant('reset' as const),
+      ahead: fc.integer({ min: 0, max: 5 }),
+      count: fc.integer({ min: 0, max: 3 }),
+    }),
+  },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant('reopen' as const) }) },
+)
+
+test('any sequence of writes leaves what a list would hold, after a restart too', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 25 }), async steps => {
+      using dir = temporaryDir()
+      let log = await openLog(dir.path)
+      /** Every entry since the last reset; none is ever dropped from it. */
+      let model: Entry[] = []
+      let base = { index: 0, term: 0 }
+      for (const given of steps) {
+        const last = model.at(-1)?.index ?? base.index
+        const { term, commit } = log.hardState
+        if (given.kind === 'reopen') {
+          await log.close()
+          log = await openLog(dir.path)
+        } else if (given.kind === 'reset') {
+          base = { index: Math.max(commit, last) + given.ahead, term: term + 1 }
+          model = entriesFrom(base.index + 1, given.count, 10, term + 1)
+          const hardState = { term: term + 1, vote: 0, commit: base.index }
+          const reset = { ...base, data: 's' }
+          await writeLog(log, { entries: model, hardState, reset })
+        } else {
+          const first = Math.max(commit, base.index, last - given.back) + 1
+          const isNewTerm = given.isNewTerm || first <= last
+          const hardState = { term: isNewTerm ? term + 1 : Math.max(term, 1), vote: 0, commit }
+          const entries = entriesFrom(first, given.count, given.length, hardState.term)
+          if (entries.length > 0) {
+            model = [...model.filter(entry => entry.index < first), ...entries]
+          }
+          const end = model.at(-1)?.index ?? base.index
+          hardState.commit = Math.max(commit, Math.min(end, commit + given.commit))
+          const dropThrough = Math.min(given.drop, hardState.commit)
+          await writeLog(log, { entries, hardState, dropThrough })
+        }
+        mustHold(log, model, base)
+      }
+      await log.close()
+    }),
+    seeded(60),
+  )
+}, 60_000)
+
+function mustHold(log: LmdbLog, model: readonly Entry[], base: { index: number; term: number }) {
+  const { firstIndex, lastIndex } = log
+  expect(lastIndex).toBe(model.at(-1)?.index ?? base.index)
+  const held = model.filter(entry => entry.index >= firstIndex)
+  expect(held.length).toBe(lastIndex - firstIndex + 1)
+  const terms = new Map([
+    [base.index, base.term],
+    ...model.map(({ index, term }) => [index, term] as const),
+  ])
+  for (let index = firstIndex - 1; index <= lastIndex; index++) {
+    expect(log.term(index)).toBe(terms.get(index) as number)
+  }
+  expect([log.term(firstIndex - 2), log.term(lastIndex + 1)]).toEqual([undefined, undefined])
+  const read = log.read(firstIndex, Number.POSITIVE_INFINITY)
+  expect(read.map(({ index, term, bytes }) => [index, term, bytes.length, bytes[0]])).toEqual(
+    held.map(({ index, term, bytes }) => [index, term, bytes.length, bytes[0]]),
+  )
+  const middle = (firstIndex + lastIndex) >> 1
+  if (middle >= firstIndex && middle <= lastIndex) {
+    expect(log.read(middle, 1)[0]?.index).toBe(middle)
+  }
+}

@@ -1,0 +1,151 @@
+/** Beginning anew from one node's state: offline, and as often as it takes. */
+import { describe, expect, test } from 'bun:test'
+import { cpSync, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { StateDb } from '../../src/store/db.ts'
+import { Queries } from '../../src/store/queries.ts'
+import { recoverLog, recoverStore } from '../../src/store/recover.ts'
+import { Snapshots } from '../../src/store/snapshots.ts'
+import { aJoin, anApp, entriesFrom, entryOf, openLog, temporaryDir, writeLog } from './sample.ts'
+
+const confState = {
+  voters: [1, 2, 3],
+  votersOutgoing: [],
+  learners: [],
+  learnersNext: [],
+  autoLeave: false,
+}
+
+/**
+ * Node 2 of three, whose log has more than was applied: a change of the configuration, an entry
+ * that begins a term, and one that nobody knows to be committed.
+ */
+async function survivor(dir: string) {
+  const path = join(dir, 'store')
+  mkdirSync(path)
+  const conf = { index: 4, term: 1, kind: 'conf-v2' as const, bytes: new Uint8Array(3), confState }
+  const { confState: _, ...bare } = conf
+  const entries = [
+    ...['one', 'u', 'three'].map((uuid, at) =>
+      entryOf(at + 1, { type: 'node.join', ...aJoin(uuid) }),
+    ),
+    bare,
+    entryOf(5, { type: 'app.create', app: anApp('applied') }),
+    { ...bare, index: 6 },
+    { index: 7, term: 3, kind: 'normal' as const, bytes: new Uint8Array() },
+    entryOf(8, { type: 'node.update', id: 2, atMs: 1, patch: { state: 'draining' } }, 3),
+    entryOf(9, { type: 'app.create', app: anApp('acknowledged elsewhere') }, 3),
+  ]
+  using db = new StateDb(join(path, 'state.db'))
+  db.apply([...entries.slice(0, 3), conf, ...entries.slice(4, 5)])
+  const log = await openLog(path, 0, 2)
+  await writeLog(log, { entries, hardState: { term: 5, vote: 3, commit: 6 } })
+  await log.close()
+  return path
+}
+
+const options = (storeDir: string) => ({ storeDir, clusterId: 'new', uuid: 'not used' })
+
+async function mustBeAlone(storeDir: string) {
+  using db = new StateDb(join(storeDir, 'state.db'))
+  const queries = new Queries(db.rows)
+  expect(db.appliedIndex).toBe(9)
+  expect(queries.app('acknowledged elsewhere')).toBeDefined()
+  expect(db.confState).toEqual({ ...confState, voters: [2] })
+  expect(queries.nodes().map(({ id, uuid, state }) => [id, uuid, state])).toEqual([
+    [2, 'u', 'active'],
+  ])
+  expect(queries.nextNodeId()).toBe(4)
+  const log = await openLog(storeDir)
+  expect(log.identity).toEqual({ clusterId: 'new', nodeId: 2, uuid: 'u' })
+  expect(log.hardState).toEqual({ term: 3, vote: 0, commit: 9 })
+  expect([log.firstIndex, log.lastIndex, log.term(9)]).toEqual([10, 9, 3])
+  // It can go on.
+  await writeLog(log, { entries: entriesFrom(10, 1, 0, 4) })
+  await log.close()
+}
+
+describe('recovering', () => {
+  test('applies all of the log, and leaves one member of another cluster', async () => {
+    using dir = temporaryDir()
+    const storeDir = await survivor(dir.path)
+    const recovered = await recoverStore(options(storeDir))
+    expect(recovered).toEqual({
+      identity: { clusterId: 'new', nodeId: 2, uuid: 'u' },
+      index: 9,
+      term: 3,
+      appliedCount: 4,
+    })
+    expect(existsSync(join(storeDir, 'log.new'))).toBe(false)
+    await mustBeAlone(storeDir)
+  })
+
+  test('once more changes nothing', async () => {
+    using dir = temporaryDir()
+    const storeDir = await survivor(dir.path)
+    await recoverStore(options(storeDir))
+    const { index, appliedCount } = await recoverStore(options(storeDir))
+    expect([index, appliedCount]).toEqual([9, 0])
+    await mustBeAlone(storeDir)
+  })
+
+  test('that died between its steps is finished by the next', async () => {
+    using dir = temporaryDir()
+    const storeDir = await survivor(dir.path)
+    const copy = join(dir.path, 'copy')
+    cpSync(storeDir, copy, { recursive: true })
+    // The new log is there, the state is as before.
+    await recoverLog(copy, { clusterId: 'other', nodeId: 2, uuid: 'u' }, { index: 5, term: 1 })
+    mkdirSync(join(copy, 'log.new'))
+    {
+      using db = new StateDb(join(copy, 'state.db'))
+      expect(db.confState.voters).toEqual([1, 2, 3])
+    }
+    const { identity, index } = await recoverStore(options(copy))
+    expect([identity.clusterId, identity.nodeId, index]).toEqual(['new', 2, 5])
+    using db = new StateDb(join(copy, 'state.db'))
+    expect(db.confState.voters).toEqual([2])
+  })
+
+  test('finishes an installation first', async () => {
+    using dir = temporaryDir()
+    const storeDir = await survivor(dir.path)
+    const log = await openLog(storeDir)
+    using other = new StateDb(join(dir.path, 'other.db'))
+    for (let index = 1; index <= 20; index++) {
+      other.apply([entryOf(index, { type: 'app.create', app: anApp(`${index}`) }, 6)])
+    }
+    const paths = { database: join(dir.path, 'other.db'), dir: join(dir.path, 'snapshots') }
+    using taken = await new Snapshots(paths).take()
+    mkdirSync(join(storeDir, 'staged'))
+    cpSync(taken.path, join(storeDir, 'staged', taken.name))
+    const hardState = { term: 6, vote: 0, commit: 20 }
+    await writeLog(log, { hardState, reset: { index: 20, term: 6, data: taken.name } })
+    await log.close()
+    const { index, term } = await recoverStore(options(storeDir))
+    expect([index, term]).toEqual([20, 6])
+    expect(readdirSync(join(storeDir, 'staged'))).toEqual([])
+  })
+
+  test('of a state without a log gives the node an id that was never used', async () => {
+    using dir = temporaryDir()
+    const storeDir = await survivor(dir.path)
+    for (const name of ['log.mdb', 'log.mdb-lock']) rmSync(join(storeDir, name))
+    const { identity } = await recoverStore({ storeDir, clusterId: 'new', uuid: 'fresh' })
+    expect(identity).toEqual({ clusterId: 'new', nodeId: 4, uuid: 'fresh' })
+    using db = new StateDb(join(storeDir, 'state.db'))
+    const queries = new Queries(db.rows)
+    expect([db.confState.voters, queries.nodes(), queries.nextNodeId()]).toEqual([[4], [], 5])
+    db.apply([entryOf(6, { type: 'node.join', ...aJoin('fresh', { id: 4 }) })])
+    expect(queries.node(4)?.uuid).toBe('fresh')
+  })
+
+  test('does not touch a log that is damaged', async () => {
+    using dir = temporaryDir()
+    const storeDir = await survivor(dir.path)
+    await Bun.write(join(storeDir, 'log.mdb'), 'something else'.repeat(1000))
+    await expect(recoverStore(options(storeDir))).rejects.toThrow(/is not an LMDB environment/)
+    using db = new StateDb(join(storeDir, 'state.db'))
+    expect(db.confState.voters).toEqual([1, 2, 3])
+  })
+})
