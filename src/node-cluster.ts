@@ -320,6 +320,8 @@ function makeJoins(parts: {
     },
     addresses: () => store.state.nodes().map(({ peerAddress }) => peerAddress),
     propose: async request => {
+      // Ids are counted from 1, and that one is this node's.
+      if (store.state.node(nodeId) === undefined) throw new FndError('no-leader')
       const { uuid, name, apiUrl, version: theirs, commandVersion: known, address } = request
       const view = { clusterVersion: store.state.clusterVersion(), nodes: store.state.nodes() }
       const refusal = joinRefusal(known, view)
