@@ -40,6 +40,12 @@ export interface MemberLimits {
   /** The log kept behind the applied index: whichever of the two is smaller. */
   readonly trailingMax: number
   readonly trailingBytesMax: number
+  /** How far the log may outgrow that before the state machine is flushed for it. */
+  readonly flushEveryMax: number
+  readonly flushEveryBytes: number
+  /** Applied entries whose checksums are looked at before the start is over; the rest follow. */
+  readonly checkedAtStart: number
+  readonly checkedPieceBytes: number
   /** What could not be written or applied for want of room is tried again after this time. */
   readonly retryMs: number
   /** A proposal logged by a leader that was deposed is unknown after this time. */
@@ -64,6 +70,10 @@ export const memberLimits: MemberLimits = {
   cacheBytesMax: 16 * mib,
   trailingMax: 10_000,
   trailingBytesMax: 64 * mib,
+  flushEveryMax: 1000,
+  flushEveryBytes: 4 * mib,
+  checkedAtStart: 1000,
+  checkedPieceBytes: mib / 4,
   retryMs: 1000,
   unknownAfterMs: 3000,
 }

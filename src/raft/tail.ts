@@ -5,28 +5,31 @@
  */
 import { StartError } from '../errors.ts'
 import type { LogCache } from './cache.ts'
+import type { MemberLimits } from './member-options.ts'
 import type { LogStore, Scheduler, StateMachine } from './ports.ts'
 import type { Entry } from './types.ts'
 import { Window } from './window.ts'
+
+type TailLimits = Pick<
+  MemberLimits,
+  | 'trailingMax'
+  | 'trailingBytesMax'
+  | 'flushEveryMax'
+  | 'flushEveryBytes'
+  | 'checkedAtStart'
+  | 'checkedPieceBytes'
+>
 
 export interface TailOptions {
   readonly log: LogStore
   readonly machine: StateMachine
   readonly scheduler: Scheduler
-  readonly limits: { readonly trailingMax: number; readonly trailingBytesMax: number }
+  readonly limits: TailLimits
   /** A record is damaged, or the flush failed. */
   readonly onFail: (error: Error) => void
 }
 
 const mib = 1024 * 1024
-
-/** How far the log may outgrow its window before the state machine is flushed for it. */
-const flushEveryMax = 1000
-const flushEveryBytes = 4 * mib
-
-/** Applied entries whose checksums are looked at before the start is over; the rest follow. */
-const checkedAtStart = 1000
-const checkedPieceBytes = mib / 4
 
 /** A snapshot on its way to a follower holds the log behind it up to this many windows. */
 const heldWindows = 8
@@ -35,8 +38,7 @@ export class LogTail {
   readonly #log: LogStore
   readonly #machine: StateMachine
   readonly #scheduler: Scheduler
-  readonly #trailingMax: number
-  readonly #trailingBytesMax: number
+  readonly #limits: TailLimits
   readonly #onFail: (error: Error) => void
   #window = new Window(1)
   #droppableIndex = 0
@@ -51,8 +53,7 @@ export class LogTail {
     this.#log = options.log
     this.#machine = options.machine
     this.#scheduler = options.scheduler
-    this.#trailingMax = options.limits.trailingMax
-    this.#trailingBytesMax = options.limits.trailingBytesMax
+    this.#limits = options.limits
     this.#onFail = options.onFail
   }
 
@@ -79,7 +80,7 @@ export class LogTail {
     }
     const fromIndex = Math.max(
       log.firstIndex,
-      Math.min(applied + 1, log.lastIndex - checkedAtStart),
+      Math.min(applied + 1, log.lastIndex - this.#limits.checkedAtStart),
     )
     this.#window = new Window(fromIndex)
     for (let index = fromIndex; index <= log.lastIndex; ) {
@@ -112,7 +113,7 @@ export class LogTail {
         return this.#check(0, endIndex, [])
       let next = index
       try {
-        for (const entry of this.#log.read(index, checkedPieceBytes)) {
+        for (const entry of this.#log.read(index, this.#limits.checkedPieceBytes)) {
           if (entry.index < endIndex) sizes.push(entry.bytes.length)
           next = entry.index + 1
         }
@@ -153,9 +154,10 @@ export class LogTail {
 
   /** Soon after the answers of a batch went out, at most one at a time. */
   maybeFlush(): void {
+    const { trailingMax, trailingBytesMax, flushEveryMax, flushEveryBytes } = this.#limits
     const isDue =
-      this.#window.count > this.#trailingMax + flushEveryMax ||
-      this.#window.bytes > this.#trailingBytesMax + flushEveryBytes
+      this.#window.count > trailingMax + flushEveryMax ||
+      this.#window.bytes > trailingBytesMax + flushEveryBytes
     const isUnderWay =
       !this.#isChecked || this.#isFlushing || this.#droppableIndex >= this.#log.firstIndex
     if (!isDue || isUnderWay) return
@@ -178,11 +180,11 @@ export class LogTail {
   }
 
   #outside(): number {
-    const outside = this.#window.outside(this.#trailingMax, this.#trailingBytesMax)
+    const { trailingMax, trailingBytesMax } = this.#limits
+    const outside = this.#window.outside(trailingMax, trailingBytesMax)
     const heldIndex = Math.min(...this.#held.values(), Number.POSITIVE_INFINITY)
     if (heldIndex >= outside) return outside
-    const capMax = this.#trailingMax * heldWindows
-    const capBytesMax = this.#trailingBytesMax * heldWindows
+    const [capMax, capBytesMax] = [trailingMax * heldWindows, trailingBytesMax * heldWindows]
     return Math.max(heldIndex, this.#window.outside(capMax, capBytesMax))
   }
 
