@@ -61,7 +61,7 @@ export interface PeerEvents {
   refused(refusal: Refusal, hello: Hello, remoteAddress: string): void
   /** For the log: clocks differ. Told once until they agree again. */
   skew(nodeId: NodeId, skewMs: number): void
-  /** A node that wants to join. Sets the end of the link. */
+  /** A node that wants to join. Sets the end of the link, and settles it when it may stay. */
   joiner(link: Link, hello: Hello): void
   /** A handler failed with something other than an `FndError`. */
   bug(error: unknown): void
