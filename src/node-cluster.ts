@@ -29,9 +29,9 @@ import type { Config } from './config.ts'
 import { placeText } from './config-cluster.ts'
 import { FndError, StartError } from './errors.ts'
 import type { Logger } from './log.ts'
+import { backupsOf } from './node-backup.ts'
 import { tellBoth } from './raft/observer.ts'
 import type { Network } from './raft/ports.ts'
-import { exportBackup } from './store/backup.ts'
 import { commandVersion, versionNeeded } from './store/codec.ts'
 import type { Command, Outcome } from './store/commands.ts'
 import { fsyncDir, writeWhole } from './store/fsync.ts'
@@ -136,7 +136,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const resources = opening.move()
   return {
     ...{ store, secrets, peers, spread, members: made.members, fresh: made.fresh },
-    backups: backupsOf(config, store, secrets),
+    backups: backupsOf({ config, store, secrets, spread, log, referenced: referencedBundles }),
     address: peers.address,
     announce: apiUrl =>
       announcer.announce({
@@ -475,35 +475,6 @@ function watchPeers({ log, recorder }: ClusterParts, peers: ClusterPeers) {
     forget: peer => recorder.forgetPeer(peer),
   })
   return setInterval(() => watch.look(), peerWatchMs)
-}
-
-/** What a new cluster needs of this one, as of one moment. */
-function backupsOf(config: Config, store: Store, secrets: SecretBox): Backups {
-  return {
-    open: async () => {
-      const snapshot = await store.snapshots.take()
-      const { clusterId, nodeId } = store.identity
-      const token = new TextEncoder().encode(`${ensureAdminToken(config.dataDir)}\n`)
-      const parts = [
-        { path: 'secrets.key', bytes: secrets.shared() },
-        { path: 'admin.token', bytes: token },
-      ]
-      const origin = { version, clusterId, nodeId, createdMs: Date.now() }
-      return {
-        body: disposing(exportBackup(snapshot, origin, parts), snapshot),
-        index: snapshot.index,
-        fileName: `fnd-${snapshot.index}.backup`,
-      }
-    },
-  }
-}
-
-async function* disposing(
-  body: AsyncIterable<Uint8Array>,
-  held: Disposable,
-): AsyncGenerator<Uint8Array> {
-  using _held = held
-  yield* body
 }
 
 async function handOver(store: Store, members: Members): Promise<void> {

@@ -53,7 +53,7 @@ export interface PeerEvents {
    * whoever is behind must listen to a newer leader to learn of it; one that was removed may not.
    */
   admit(nodeId: NodeId, hello: Hello): Refusal | undefined
-  /** A member said hello; its address and versions may be new. */
+  /** A member said hello: perhaps one that `setMembers` is to name, or from a new address. */
   hello(nodeId: NodeId, hello: Hello): void
   /** For the log: why there is no connection to a peer. Told when the reason changes. */
   problem(nodeId: NodeId, reason: string, refusal: Refusal | undefined): void
@@ -84,11 +84,8 @@ export interface PeerStatus extends PeerState {
 
 interface Peer {
   readonly id: NodeId
-  /**
-   * As `setMembers` said it last; a hello may have taught a newer one. Undefined: only its hello
-   * told of this peer, which lasts as long as the connection that brought it.
-   */
-  configuredAddress: string | undefined
+  /** As `setMembers` said it last; a hello may have taught a newer one. */
+  configuredAddress: string
   readonly raft: RaftLink
   readonly calls: CallLink
   /** What it sends to us. */
@@ -142,13 +139,11 @@ export class ClusterPeers implements Peers {
     if (this.#isStopped) return
     const wanted = new Map(members.map(({ id, address }) => [id, address]))
     wanted.delete(this.#options.nodeId)
-    for (const peer of [...this.#peers.values()]) {
-      if (peer.configuredAddress !== undefined && !wanted.has(peer.id)) this.#remove(peer)
-    }
+    for (const peer of [...this.#peers.values()]) if (!wanted.has(peer.id)) this.#remove(peer)
     for (const [id, address] of wanted) {
       const peer = this.#peers.get(id)
       if (peer === undefined) {
-        this.#add(id, address).configuredAddress = address
+        this.#peers.set(id, this.#add(id, address))
       } else if (peer.configuredAddress !== address) {
         peer.configuredAddress = address
         peer.raft.setAddress(address)
@@ -215,7 +210,7 @@ export class ClusterPeers implements Peers {
     const { events, random } = this.#options
     const self = this.#self
     const peer: Peer = {
-      ...{ id, configuredAddress: undefined, inbound: undefined, skewMs: undefined },
+      ...{ id, configuredAddress: address, inbound: undefined, skewMs: undefined },
       ...{ isSkewTold: false, hello: undefined },
       raft: new RaftLink({
         ...{ self, nodeId: id, address, random },
@@ -234,7 +229,6 @@ export class ClusterPeers implements Peers {
       }),
       calls: new CallLink({ self, nodeId: id, address: () => peer.raft.address }),
     }
-    this.#peers.set(id, peer)
     return peer
   }
 
@@ -271,9 +265,9 @@ export class ClusterPeers implements Peers {
     const from = hello.nodeId
     link.peerId = from
     const onBug = (error: unknown) => events.bug(error)
-    let peer = this.#peers.get(from)
-    // Its messages need answers, although this node is yet to learn that it is a member.
-    if (peer === undefined && hello.purpose === 'raft') peer = this.#add(from, hello.address)
+    // First: it may be the first that this node hears of that member, which then becomes a peer.
+    events.hello(from, hello)
+    const peer = this.#peers.get(from)
     if (peer !== undefined) {
       peer.hello = hello
       this.#skewSeen(peer, hello.wallMs - this.#options.wallMs())
@@ -284,7 +278,6 @@ export class ClusterPeers implements Peers {
     if (hello.purpose === 'raft') this.#serveMessages(link, from)
     else if (hello.purpose === 'calls') serveCalls({ from, calls: handlers.calls, onBug }, link)
     else serveStream({ from, handlers, onBug }, link)
-    events.hello(from, hello)
   }
 
   #serveMessages(link: Link, from: NodeId): void {
@@ -298,9 +291,7 @@ export class ClusterPeers implements Peers {
     link.reader.sizeMax = messagesFrameBytesMax
     link.end = {
       closed: () => {
-        if (peer?.inbound !== link) return
-        peer.inbound = undefined
-        if (peer.configuredAddress === undefined) this.#remove(peer)
+        if (peer?.inbound === link) peer.inbound = undefined
       },
       frame: (kind, payload) => {
         if (kind === frameKinds.ping && payload.length === 8) {

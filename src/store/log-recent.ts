@@ -4,7 +4,7 @@ const bytesMax = 1024 * 1024
 /** What an entry takes besides its bytes, roughly. */
 const entryBytes = 100
 
-/** The newest entries of the log, in memory: they are read again at once, to be sent and applied. */
+/** The newest entries of the log, in memory: they are read at once, to be sent and applied. */
 export class Recent {
   readonly #entries: Entry[] = []
   #bytes = 0

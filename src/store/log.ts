@@ -13,7 +13,7 @@
  */
 import { statfsSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Database, RootDatabase } from 'lmdb'
+import type { Database, RootDatabase, Transaction } from 'lmdb'
 import { assert, FndError, StartError } from '../errors.ts'
 import type { Identity, LogStore, LogWrite } from '../raft/ports.ts'
 import type { Entry, HardState } from '../raft/types.ts'
@@ -87,6 +87,11 @@ export class LmdbLog implements LogStore {
   #terms = new Terms()
   readonly #recent = new Recent()
   #isWriting = false
+  /**
+   * While a write removes segments: the file as it was before. The transaction may be over some
+   * turns before its promise says so, and until then whatever this log names can be read.
+   */
+  #before: Transaction | undefined
   #closed: 'no' | 'closed' | 'failed' = 'no'
 
   /** Opens the log, or makes one in a directory that is there. Rejects with `StartError`. */
@@ -209,6 +214,7 @@ export class LmdbLog implements LogStore {
       return refusal
     }
     const values = this.#values(write, plan.base)
+    if (plan.removed.length > 0) this.#before = this.#root.useReadTransaction()
     try {
       await this.#root.batch(() => {
         for (const { first, last } of plan.removed) void this.#entries.remove([first, last])
@@ -219,6 +225,9 @@ export class LmdbLog implements LogStore {
       })
     } catch (cause) {
       return this.#failure(cause)
+    } finally {
+      this.#before?.done()
+      this.#before = undefined
     }
     this.#keep(write, plan)
     return undefined
@@ -321,7 +330,8 @@ export class LmdbLog implements LogStore {
   }
 
   #segment({ first, last }: Segment): Entry[] {
-    const record = this.#entries.get([first, last])
+    const transaction = this.#before
+    const record = this.#entries.get([first, last], transaction && { transaction })
     if (record === undefined) throw new StartError(lacks(first, last))
     return decodeSegment(record, first, last)
   }

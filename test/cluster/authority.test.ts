@@ -63,7 +63,7 @@ describe('the authority', () => {
     expect(peerNameOf(certificate)).toEqual({ clusterId: 'test', nodeId: 1 })
   })
 
-  test('of another cluster is refused at the start, and a missing one where it must be', async () => {
+  test('of another cluster is refused at the start, and a missing one too', async () => {
     const dataDir = tempDir()
     await openAt(dataDir)
     await expect(openAt(dataDir, { clusterId: 'other' })).rejects.toThrow(

@@ -1,7 +1,5 @@
 import { describe, expect, test } from 'bun:test'
-import { networkInterfaces } from 'node:os'
 import fc from 'fast-check'
-import { advertisedAddress } from '../../src/cluster/address.ts'
 import {
   formatEndpoint,
   type Hello,
@@ -52,17 +50,6 @@ describe('addresses', () => {
     expect(loopback.map(hostOf).filter(host => !isLoopbackHost(host))).toEqual([])
     const others = ['10.0.0.1:1', '128.0.0.1:1', '[fd00::1]:1', 'localhost.example:1']
     expect(others.map(hostOf).filter(isLoopbackHost)).toEqual([])
-  })
-
-  test('that are advertised follow --advertise, then where it listens, then the network', () => {
-    const of = (advertise: string, host: string) => advertisedAddress({ advertise, host, port: 81 })
-    expect(of('', '10.0.0.7')).toBe('10.0.0.7:81')
-    expect(of('', 'fd00::7')).toBe('[fd00::7]:81')
-    expect(of('node.example', '0.0.0.0')).toBe('node.example:81')
-    expect(of('node.example:90', '0.0.0.0')).toBe('node.example:90')
-    const all = Object.values(networkInterfaces()).flatMap(one => one ?? [])
-    const outward = all.filter(({ internal }) => !internal).map(({ address }) => address)
-    expect([...outward, '127.0.0.1']).toContain(hostOf(of('', '0.0.0.0')))
   })
 })
 

@@ -97,7 +97,7 @@ describe('from another machine, without a token', () => {
     await until(() => first.server.pending().length === 0)
   })
 
-  test('a node that waits goes on waiting at the next leader, with the same fingerprint', async () => {
+  test('a node goes on waiting at the next leader, with the same fingerprint', async () => {
     const first = await member()
     const second = await member({ nodeId: 2, authority: first.authority })
     const remote = joinThere(first.peers.port)

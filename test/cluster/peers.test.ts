@@ -142,19 +142,19 @@ describe('a peer that is gone', () => {
   })
 })
 
-test('a member that is not known yet is answered while it is connected', async () => {
-  const { authority, all } = await startCluster(2)
-  const [first] = all as unknown as Pair
-  const third = await startPeer({ authority, nodeId: 3 })
-  running = [...all, third]
-  third.peers.setMembers([{ id: 1, address: first.peers.address }])
-  await until(() => first.peers.states().some(({ id, isConnected }) => id === 3 && isConnected))
-  // What is heard of the others meanwhile does not mean that it was removed.
-  introduce(all)
-  first.peers.send([messageTo(3, 1)])
-  await until(() => third.received.length === 1)
-  third.peers.stop()
-  await until(() => first.peers.states().length === 1)
+test('a member that is first heard of by its hello is answered', async () => {
+  const { authority, all } = await startCluster(1)
+  const [second, first] = [await startPeer({ authority, nodeId: 2 }), all[0] as TestPeer]
+  const met = await startPeer({
+    ...{ authority, nodeId: 3 },
+    events: { hello: (id, { address }) => met.peers.setMembers([{ id, address }]) },
+  })
+  running = [first, second, met]
+  second.peers.setMembers([{ id: 3, address: met.peers.address }])
+  await until(() => met.peers.states().some(({ id, isConnected }) => id === 2 && isConnected))
+  expect(met.peers.states()[0]?.lastHeardMs).toBeGreaterThan(0)
+  met.peers.send([messageTo(2, 1)])
+  await until(() => second.received.length === 1)
 })
 
 describe('calls at their bounds', () => {

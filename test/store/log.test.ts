@@ -49,6 +49,24 @@ describe('the log', () => {
     await again.close()
   })
 
+  test('is read as it was until a write is done, also what that write removes', async () => {
+    using dir = temporaryDir()
+    const log = await openLog(dir.path)
+    for (let last = 5; last <= 150; last += 5) {
+      const hardState = { term: 1, vote: 1, commit: last }
+      // More than the log keeps in memory, so that the first are read from the file.
+      const entries = entriesFrom(last - 4, 5, 60_000)
+      const written = writeLog(log, { entries, hardState, dropThrough: last - 40 })
+      // Meanwhile the transaction is over, and nobody was told.
+      await new Promise(setImmediate)
+      Bun.sleepSync(15)
+      if (last > 5) expect(log.read(log.firstIndex, 1).length).toBe(1)
+      await written
+    }
+    expect(log.firstIndex).toBeGreaterThan(90)
+    await log.close()
+  })
+
   test('an empty log knows where it is', async () => {
     using dir = temporaryDir()
     await withFive(dir.path)
