@@ -96,7 +96,10 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const port = entered.entry?.port ?? config.cluster.peerListen.port
   const place = await advertised(config.cluster, port, config.cluster.join[0])
   const handlers = { calls: {}, uploads: {}, downloads: {} }
-  const events = eventsOf(parts, store, roll, () => joins)
+  const turnedAway = (message: string) => {
+    if (!made.members.turnedAway()) parts.onFatal(new StartError(message))
+  }
+  const events = eventsOf(parts, store, roll, { joins: () => joins, turnedAway })
   const peers = listenToPeers({ config, store, authority, handlers, events, port, place })
   opening.defer(() => peers.stop())
   const joins = makeJoins({ store, authority, secrets, peers, config, log })
@@ -243,7 +246,7 @@ function eventsOf(
   { log, onFatal }: ClusterParts,
   store: Store,
   roll: Roll,
-  joins: () => JoinServer,
+  late: { readonly joins: () => JoinServer; readonly turnedAway: (message: string) => void },
 ): PeerEvents {
   return {
     messages: (_from, messages) => store.member.receive(messages),
@@ -259,12 +262,13 @@ function eventsOf(
     problem: (node, reason, refusal) => {
       if (refusal === undefined) log.warn({ node, reason }, 'a node cannot be reached')
       else log.error({ node, refusal: refusal.code }, refusal.message)
+      if (refusal?.code === 'not-member') late.turnedAway(refusal.message)
     },
     refused: (refusal, hello, remoteAddress) =>
       log.warn({ node: hello.nodeId, remoteAddress, refusal: refusal.code }, refusal.message),
     skew: (node, skewMs) =>
       log.warn({ node, skewMs }, 'the clocks of two nodes differ: set them, for example by NTP'),
-    joiner: (link, hello) => joins().serve(link, hello),
+    joiner: (link, hello) => late.joins().serve(link, hello),
     bug: error => onFatal(error as Error),
   }
 }
