@@ -48,7 +48,8 @@ export interface LogStore {
    */
   read(fromIndex: number, bytesMax: number): Entry[]
   /**
-   * `done` is called in a later turn, when all of it is on the disk. With `FndError` `disk-full`:
+   * `done` is called in a later turn, when all of it is on the disk; until then the log is read as
+   * it was. With `FndError` `disk-full`:
    * nothing of it was kept, now or later. With any other error the outcome is unknown and the log
    * is closed for good, since after a failed fsync a later one may falsely succeed. One write at a
    * time.

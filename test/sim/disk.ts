@@ -74,6 +74,8 @@ export class SimDisk {
   readonly damaged = new Set<number>()
   readonly snapshots = new Map<string, MachineImage>()
   fullUntilMs = 0
+  /** There is room for what was promised, but no more should be promised. */
+  lowUntilMs = 0
   /** What of the state machine survives everything, and the batches that only a kill survives. */
   floor: MachineImage
   batches: (readonly CommittedEntry[])[] = []
@@ -184,7 +186,7 @@ export class SimLog implements LogStore {
   }
 
   hasRoom(): boolean {
-    return this.#world.nowMs >= this.#disk.fullUntilMs
+    return this.#world.nowMs >= Math.max(this.#disk.lowUntilMs, this.#disk.fullUntilMs)
   }
 
   write(write: LogWrite, done: (error: Error | undefined) => void): void {
@@ -199,7 +201,7 @@ export class SimLog implements LogStore {
     const isSlow = prng.chance(options.slow)
     if (isSlow) this.#world.count('fault: slow write')
     const latencyMs = isSlow ? prng.real() * options.slowMaxMs : prng.exponential(options.latencyMs)
-    const isFull = this.#world.nowMs < this.#disk.fullUntilMs
+    const isFull = this.#world.nowMs < this.#disk.fullUntilMs && takesRoom(write)
     if (isFull) {
       this.#world.count('fault: no room for a write')
       return this.#end(latencyMs, () => done(new FndError('disk-full')))
@@ -216,14 +218,12 @@ export class SimLog implements LogStore {
       return this.#end(latencyMs, () => done(new Error('EIO: input/output error, fdatasync')))
     }
     this.#disk.pending = after
-    const isVisibleEarly = options.isVisibleEarly
     this.#world.after(latencyMs * 0.8, () => {
       if (this.#process.isOver) return
       this.#disk.pending = undefined
       this.#disk.log = after
       this.#forgetDamage(write, after)
       this.#events.onDurable(after)
-      if (isVisibleEarly) this.#seen = after
     })
     this.#end(latencyMs, () => {
       this.#seen = after
@@ -253,4 +253,9 @@ export class SimLog implements LogStore {
       if (isRewritten || index <= after.baseIndex) this.#disk.damaged.delete(index)
     }
   }
+}
+
+/** As the real log: a vote or a step of the commit takes no room to speak of. */
+function takesRoom({ entries, reset }: LogWrite): boolean {
+  return entries.length > 0 || reset !== undefined
 }

@@ -131,6 +131,8 @@ export class Nemesis {
     if (node === undefined) return
     const { world, options } = this.#cluster
     world.count('fault: disk full')
+    node.disk.lowUntilMs = world.nowMs + this.#prng.exponential(options.disk.fullMs)
+    if (this.#prng.chance(0.3)) return
     node.disk.fullUntilMs = world.nowMs + this.#prng.exponential(options.disk.fullMs)
   }
 

@@ -52,8 +52,6 @@ export interface DiskOptions {
   readonly fullMs: number
   readonly damageEveryMs: number
   readonly wipeEveryMs: number
-  /** Whether what is written shows to readers before the writer is told. */
-  readonly isVisibleEarly: boolean
 }
 
 export interface CrashOptions {
@@ -117,7 +115,6 @@ export function optionsFrom(prng: Prng): SimOptions {
       fullMs: electionMs * prng.between(1, 8),
       damageEveryMs: sometimes(0.15, () => electionMs * prng.between(10, 40)),
       wipeEveryMs: sometimes(0.2, () => electionMs * prng.between(10, 40)),
-      isVisibleEarly: prng.chance(0.3),
     },
     crash: {
       everyMs: sometimes(0.7, () => electionMs * prng.pick([1, 3, 10, 30])),

@@ -126,6 +126,7 @@ class Simulation {
     const down = this.#keptDown()
     for (const node of nodes.values()) {
       node.disk.fullUntilMs = 0
+      node.disk.lowUntilMs = 0
       // What nobody has found is as it was written after all.
       if (node.state !== 'broken') node.disk.damaged.clear()
       node.clock.rate = 1
