@@ -24,15 +24,15 @@ import { Roll } from './cluster/roll.ts'
 import { SnapshotTransfer } from './cluster/snapshot-transfer.ts'
 import { mintToken } from './cluster/token.ts'
 import { connectTls } from './cluster/transport.ts'
-import { joinRefusal } from './cluster/upgrade.ts'
+import { joinRefusal, upgradeRefusal } from './cluster/upgrade.ts'
 import type { Config } from './config.ts'
 import { placeText } from './config-cluster.ts'
 import { FndError, StartError } from './errors.ts'
 import type { Logger } from './log.ts'
+import { backupsOf } from './node-backup.ts'
 import { tellBoth } from './raft/observer.ts'
 import type { Network } from './raft/ports.ts'
-import { exportBackup } from './store/backup.ts'
-import { commandVersion } from './store/codec.ts'
+import { commandVersion, versionNeeded } from './store/codec.ts'
 import type { Command, Outcome } from './store/commands.ts'
 import { fsyncDir, writeWhole } from './store/fsync.ts'
 import type { Node } from './store/objects.ts'
@@ -96,7 +96,10 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const port = entered.entry?.port ?? config.cluster.peerListen.port
   const place = await advertised(config.cluster, port, config.cluster.join[0])
   const handlers = { calls: {}, uploads: {}, downloads: {} }
-  const events = eventsOf(parts, store, roll, () => joins)
+  const turnedAway = (message: string) => {
+    if (!made.members.turnedAway()) parts.onFatal(new StartError(message))
+  }
+  const events = eventsOf(parts, store, roll, { joins: () => joins, turnedAway })
   const peers = listenToPeers({ config, store, authority, handlers, events, port, place })
   opening.defer(() => peers.stop())
   const joins = makeJoins({ store, authority, secrets, peers, config, log })
@@ -113,10 +116,10 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
     onFailure: (to, error) => log.warn({ node: to, err: error }, 'a snapshot was not sent'),
   })
   opening.defer(() => transfer.close())
+  const bundleServer = opening.use(new BundleServer(store.bundles))
   const spread = opening.use(makeSpread(store, peers, log))
-  const served = opening.use(new BundleServer(store.bundles))
   opening.use(made.members)
-  for (const each of [served.handlers, transfer.handlers()]) {
+  for (const each of [bundleServer.handlers, transfer.handlers()]) {
     Object.assign(handlers.calls, each.calls)
     Object.assign(handlers.uploads, each.uploads)
     Object.assign(handlers.downloads, each.downloads)
@@ -136,7 +139,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const resources = opening.move()
   return {
     ...{ store, secrets, peers, spread, members: made.members, fresh: made.fresh },
-    backups: backupsOf(config, store, secrets),
+    backups: backupsOf({ config, store, secrets, spread, log, referenced: referencedBundles }),
     address: peers.address,
     announce: apiUrl =>
       announcer.announce({
@@ -234,8 +237,8 @@ async function mustBeOfThisCluster(config: Config, store: Store): Promise<void> 
   if (other === undefined || other === clusterId) return
   throw new StartError(
     `${config.dataDir} holds a cluster of its own (${clusterId}), and ${placeText(target)} is of ` +
-      `another (${other}): joining would lose what is in it. Give an empty directory with --data, ` +
-      'or drop --join; `fnd backup` keeps what is here.',
+      `another (${other}): joining would lose what is in it. Give an empty directory with ` +
+      '--data, or drop --join; `fnd backup` keeps what is here.',
   )
 }
 
@@ -243,7 +246,7 @@ function eventsOf(
   { log, onFatal }: ClusterParts,
   store: Store,
   roll: Roll,
-  joins: () => JoinServer,
+  late: { readonly joins: () => JoinServer; readonly turnedAway: (message: string) => void },
 ): PeerEvents {
   return {
     messages: (_from, messages) => store.member.receive(messages),
@@ -259,12 +262,13 @@ function eventsOf(
     problem: (node, reason, refusal) => {
       if (refusal === undefined) log.warn({ node, reason }, 'a node cannot be reached')
       else log.error({ node, refusal: refusal.code }, refusal.message)
+      if (refusal?.code === 'not-member') late.turnedAway(refusal.message)
     },
     refused: (refusal, hello, remoteAddress) =>
       log.warn({ node: hello.nodeId, remoteAddress, refusal: refusal.code }, refusal.message),
     skew: (node, skewMs) =>
       log.warn({ node, skewMs }, 'the clocks of two nodes differ: set them, for example by NTP'),
-    joiner: (link, hello) => joins().serve(link, hello),
+    joiner: (link, hello) => late.joins().serve(link, hello),
     bug: error => onFatal(error as Error),
   }
 }
@@ -320,6 +324,8 @@ function makeJoins(parts: {
     },
     addresses: () => store.state.nodes().map(({ peerAddress }) => peerAddress),
     propose: async request => {
+      // Ids are counted from 1, and that one is this node's.
+      if (store.state.node(nodeId) === undefined) throw new FndError('no-leader')
       const { uuid, name, apiUrl, version: theirs, commandVersion: known, address } = request
       const view = { clusterVersion: store.state.clusterVersion(), nodes: store.state.nodes() }
       const refusal = joinRefusal(known, view)
@@ -365,7 +371,14 @@ function makeMembership(made: {
   const { electionTimeoutMs, name } = config.cluster
   const { clusterId, nodeId } = store.identity
   const { member, group } = store
-  const propose = (command: Command) => store.propose(command)
+  const propose = async (command: Command) => {
+    try {
+      return await store.propose(command)
+    } catch (error) {
+      const isPending = error instanceof FndError && error.code === 'upgrade-pending'
+      throw isPending ? holdouts(store, command, error) : error
+    }
+  }
   // A disk without room keeps this node from leading, and perhaps the others as well.
   const whyLeaderless = () =>
     member.isStarved ? new FndError('disk-full') : members.whyLeaderless()
@@ -408,6 +421,12 @@ function makeMembership(made: {
   })
   const fresh = new Freshness({ member, electionTimeoutMs, whyLeaderless })
   return { forward, members, fresh }
+}
+
+/** The same refusal, which names the nodes that hold the command back. */
+function holdouts({ state }: Store, command: Command, refusal: FndError): FndError {
+  const view = { clusterVersion: state.clusterVersion(), nodes: state.nodes() }
+  return upgradeRefusal(versionNeeded(command), view) ?? refusal
 }
 
 function rowsOf(store: Store, forward: Forwarder): NodeRows {
@@ -462,35 +481,6 @@ function watchPeers({ log, recorder }: ClusterParts, peers: ClusterPeers) {
     forget: peer => recorder.forgetPeer(peer),
   })
   return setInterval(() => watch.look(), peerWatchMs)
-}
-
-/** What a new cluster needs of this one, as of one moment. */
-function backupsOf(config: Config, store: Store, secrets: SecretBox): Backups {
-  return {
-    open: async () => {
-      const snapshot = await store.snapshots.take()
-      const { clusterId, nodeId } = store.identity
-      const token = new TextEncoder().encode(`${ensureAdminToken(config.dataDir)}\n`)
-      const parts = [
-        { path: 'secrets.key', bytes: secrets.shared() },
-        { path: 'admin.token', bytes: token },
-      ]
-      const origin = { version, clusterId, nodeId, createdMs: Date.now() }
-      return {
-        body: disposing(exportBackup(snapshot, origin, parts), snapshot),
-        index: snapshot.index,
-        fileName: `fnd-${snapshot.index}.backup`,
-      }
-    },
-  }
-}
-
-async function* disposing(
-  body: AsyncIterable<Uint8Array>,
-  held: Disposable,
-): AsyncGenerator<Uint8Array> {
-  using _held = held
-  yield* body
 }
 
 async function handOver(store: Store, members: Members): Promise<void> {

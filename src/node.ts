@@ -100,7 +100,7 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
     dataDir: config.dataDir,
     pid: process.pid,
   })
-  for (const route of store.routes.all()) parts.invocations.routeChanged(route.fn.id, route)
+  beginWith(cluster, parts.invocations)
   const collecting = setInterval(() => void collectBundles(store, log), collectEveryMs)
   log.info(
     {
@@ -270,6 +270,15 @@ function makeExec(config: Config, { store, spread }: ClusterNode, parts: ExecPar
   return { runner, invocations, watch }
 }
 
+/** With the functions that there are at the start. */
+function beginWith({ store, spread }: ClusterNode, invocations: Invocations): void {
+  for (const route of store.routes.all()) {
+    const hash = bundleOf(route)
+    if (hash !== undefined) spread.want(hash)
+    invocations.routeChanged(route.fn.id, route)
+  }
+}
+
 /** The hash of its bundle; undefined for an image. */
 function bundleOf({ fn }: FnRoute): string | undefined {
   return fn.image.startsWith(bundlePrefix) ? fn.image.slice(bundlePrefix.length) : undefined
@@ -306,7 +315,8 @@ type ListenParts = ReturnType<typeof makeExec> & {
 function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
   const { invocations, output, docker, secrets, metrics, token, state, ids, cluster } = parts
   const disk = new DiskSpace(config.dataDir, systemClock)
-  const reports = makeReports({ ...parts, config, store, disk })
+  const { spread, peers } = cluster
+  const reports = makeReports({ ...parts, config, store, disk, spread, peers })
   metrics.watch(reports.sources)
   // Bun counts in whole seconds, at most 255; 0 means no limit.
   const idleS = Math.min(255, Math.ceil(config.limits.connectionIdleS))
@@ -330,7 +340,7 @@ function listen(config: Config, log: Logger, store: Store, parts: ListenParts) {
     clock: systemClock,
     ids,
     log,
-    bundles: cluster.spread,
+    bundles: spread,
     images: docker.images,
     secrets,
     reports,
@@ -381,6 +391,8 @@ function readyChecks(
 
 /** Removes bundles that no function refers to any more. */
 async function collectBundles(store: Store, log: Logger): Promise<void> {
+  // Functions that came while no leader was heard of are not known here; others count on this copy.
+  if (store.member.lead === 0) return
   const removed = await store.bundles.collect(referencedBundles(store), bundleGraceMs)
   if (removed.length > 0) log.info({ bundles: removed }, 'removed bundles that nothing refers to')
 }

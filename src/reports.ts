@@ -1,6 +1,7 @@
 /** What a node says of itself: to `/fnd/v1/*`, to `fnd doctor`, and to the metrics. */
 import type { NodeReports } from './api/fnd/node.ts'
 import type { ReadyCheck } from './api/health.ts'
+import type { PeerStatus } from './cluster/peers.ts'
 import type { Config } from './config.ts'
 import type { DockerParts } from './exec/docker/open.ts'
 import type { FnSpec, Isolation } from './exec/driver.ts'
@@ -26,16 +27,8 @@ export interface ReportParts {
   readonly docker: DockerParts
   readonly disk: DiskSpace
   readonly invocations: Invocations
-  readonly cluster: {
-    readonly spread: { readonly stats: Omit<BundleStats, 'callsHeld'> }
-    readonly peers: {
-      states(): readonly {
-        readonly id: number
-        readonly isConnected: boolean
-        readonly dropped: number
-      }[]
-    }
-  }
+  readonly spread: { readonly stats: Omit<BundleStats, 'callsHeld'> }
+  readonly peers: { states(): readonly PeerStatus[] }
 }
 
 /** `fnd doctor`'s word on one thing that was looked at. */
@@ -230,11 +223,8 @@ function metricSources(parts: ReportParts): MetricSources {
       }
     },
     raft: () => raftStats(store),
-    peers: () => peerStats(parts),
-    bundles: () => ({
-      ...parts.cluster.spread.stats,
-      callsHeld: parts.invocations.held,
-    }),
+    peers: () => peerStats(store, parts.peers.states()),
+    bundles: () => ({ ...parts.spread.stats, callsHeld: parts.invocations.held }),
     logs: () => output.stats,
     syslog: () => syslog.stats,
     images: () => parts.docker.images.stats,
@@ -243,22 +233,25 @@ function metricSources(parts: ReportParts): MetricSources {
 }
 
 function raftStats(store: Store): RaftStats {
-  const { role, term, commitIndex, appliedIndex, lastIndex, firstIndex, nodeId } = store.status()
-  const { confState } = store.member.status()
+  const { firstIndex, appliedIndex } = store.status()
+  const { id, role, term, lead, commit, lastIndex, confState } = store.member.status()
   return {
-    ...{ term, commitIndex, appliedIndex, lastIndex },
+    term,
+    commitIndex: commit,
+    appliedIndex,
+    lastIndex,
     logEntries: lastIndex - firstIndex + 1,
     isLeader: role === 'leader',
-    hasLeader: store.member.lead !== 0,
-    isVoter: confState.voters.includes(nodeId),
+    hasLeader: lead !== 0,
+    isVoter: confState.voters.includes(id) || confState.votersOutgoing.includes(id),
   }
 }
 
-function peerStats({ store, cluster }: ReportParts): RaftPeerStats[] {
+function peerStats(store: Store, peers: readonly PeerStatus[]): RaftPeerStats[] {
   const { progress, lastIndex } = store.member.status()
-  return cluster.peers.states().map(({ id, isConnected, dropped }) => {
+  return peers.map(({ id, isConnected, dropped }) => {
     const match = progress.get(id)?.match
-    const matchLag = match === undefined ? undefined : lastIndex - match
+    const matchLag = match === undefined ? undefined : Math.max(0, lastIndex - match)
     return { id, isConnected, droppedTotal: dropped, matchLag }
   })
 }

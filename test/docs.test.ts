@@ -169,3 +169,17 @@ test('docs/benchmarks.md names the command of every bench', () => {
   expect(benches.length).toBeGreaterThan(3)
   expect(missing).toEqual([])
 })
+
+test('docs/clusters.md explains every warning of fnd status, and no other', () => {
+  const known = new Set(
+    [...textOf('src/cluster/advice.ts').matchAll(/code: (?:isVoter \? )?'([a-z-]+)'/g)].map(
+      ([, code]) => code,
+    ),
+  )
+  known.add('node-down')
+  const section = textOf('docs/clusters.md').split('| warning | |\n')[1]?.split('\n\n')[0] ?? ''
+  const rows = [...section.matchAll(/^\| (`.*?`) \|/gm)].map(([, codes = '']) => codes)
+  const listed = new Set(rows.flatMap(codes => codes.split(', ').map(code => code.slice(1, -1))))
+  expect(known.size).toBeGreaterThan(8)
+  expect([...known].sort()).toEqual([...listed].sort())
+})

@@ -29,6 +29,12 @@ export function addRestore(program: Command, host: Host): void {
             `start it with: fnd --data ${options.data}\n` +
             'It is a new cluster of one node: further ones join it on empty data directories.',
         )
+        if (done.missing.length > 0) {
+          session.terminal.note(
+            `warning: ${done.missing.length} bundle(s) were in no node's hands when the backup ` +
+              'was made; deploy their functions again',
+          )
+        }
       }),
     )
   examples(command, [['fnd restore fnd.backup --data ./fnd-data', 'then: fnd --data ./fnd-data']])

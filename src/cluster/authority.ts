@@ -40,10 +40,9 @@ export async function writeClusterFiles(
 ): Promise<void> {
   const dir = clusterDir(dataDir)
   await makeDir(dir, 0o700)
-  for (const [name, text] of Object.entries(files)) {
-    const path = join(dir, fileNames[name as keyof ClusterFiles])
-    await writeWhole(path, text)
-  }
+  // At the same time, since a first start waits for it: no order of theirs is relied on.
+  const pathOf = (name: string) => join(dir, fileNames[name as keyof ClusterFiles])
+  await Promise.all(Object.entries(files).map(([name, text]) => writeWhole(pathOf(name), text)))
   await fsyncDir(dir)
 }
 
@@ -97,7 +96,8 @@ export class Authority {
    */
   static async open(options: AuthorityOptions): Promise<Authority> {
     const { dataDir, clusterId, nodeId, wallMs } = options
-    const pair = readAuthority(options) ?? (await firstAuthority(options))
+    const found = readAuthority(options)
+    const pair = found ?? (await firstAuthority(options))
     const certificate = readFile(dataDir, 'certificate')
     const key = readFile(dataDir, 'key')
     const files = { authority: pair.certificate, authorityKey: pair.key }
@@ -111,7 +111,7 @@ export class Authority {
       if (isRight) return new Authority(options, { ...files, certificate, key })
     }
     const authority = new Authority(options, { ...files, certificate: '', key: '' })
-    await authority.renew()
+    await authority.#renew(found === undefined ? pair : undefined)
     return authority
   }
 
@@ -138,10 +138,18 @@ export class Authority {
   }
 
   /** A new key and certificate, on the disk before they are used. */
-  async renew(): Promise<void> {
+  renew(): Promise<void> {
+    return this.#renew(undefined)
+  }
+
+  /** `made`: an authority that is not on the disk yet. It has signed nothing else before it is. */
+  async #renew(made: AuthorityPair | undefined): Promise<void> {
     const { publicKey, privateKey } = makeKeyPair()
     const certificate = await this.issue(this.#options.nodeId, publicKey)
-    await writeClusterFiles(this.#options.dataDir, { certificate, key: privateKey })
+    await writeClusterFiles(this.#options.dataDir, {
+      ...(made === undefined ? {} : { authority: made.certificate, authorityKey: made.key }),
+      ...{ certificate, key: privateKey },
+    })
     this.#certificate = certificate
     this.#key = privateKey
   }
@@ -221,9 +229,5 @@ async function firstAuthority(options: AuthorityOptions): Promise<AuthorityPair>
         'this one. Copy both from another member, or empty the data directory and join again.',
     )
   }
-  const pair = await makeAuthority(clusterId, wallMs())
-  // The certificate last: a key alone has signed nothing, and a start makes both anew.
-  await writeClusterFiles(dataDir, { authorityKey: pair.key })
-  await writeClusterFiles(dataDir, { authority: pair.certificate })
-  return pair
+  return await makeAuthority(clusterId, wallMs())
 }

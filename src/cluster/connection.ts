@@ -23,9 +23,6 @@ import { type Credentials, connectTls, type Link } from './transport.ts'
 /** For the whole of connecting, TLS and hello: two retries of a lost first packet fit in. */
 const dialTimeoutMs = 4000
 
-/** Who connects and has not said hello by then is cut off. */
-const helloTimeoutMs = 10_000
-
 export interface Self {
   /** What this node tells of itself. `wallMs` and `purpose` are filled in for each hello. */
   readonly hello: () => Omit<Hello, 'wallMs' | 'purpose'>
@@ -148,22 +145,23 @@ export interface Reception {
   readonly onRefused: (refusal: Refusal, hello: Hello, remoteAddress: string) => void
   /** Both sides know each other. Sets the end of the link. */
   readonly onMember: (link: Link, hello: Hello) => void
-  /** A node that wants to join, and may do nothing else. Sets the end of the link. */
+  /**
+   * A node that wants to join, and may do nothing else. Sets the end of the link, and settles it
+   * when it is worth waiting for.
+   */
   readonly onJoiner: (link: Link, hello: Hello) => void
 }
 
 /** Waits for the hello on a link that came in, and answers it. */
 export function receive(reception: Reception, link: Link): void {
-  const timer = setTimeout(() => link.destroy('it did not say hello'), helloTimeoutMs)
   const refuse = (refusal: Refusal, hello: Hello | undefined) => {
     if (hello !== undefined) reception.onRefused(refusal, hello, link.remoteAddress)
     link.write(jsonFrame(frameKinds.refusal, refusal))
     link.close()
   }
   link.end = {
-    closed: () => clearTimeout(timer),
+    closed: () => undefined,
     frame: (kind, payload) => {
-      clearTimeout(timer)
       // Whatever comes while a refusal leaves is not read.
       link.end = { frame: () => undefined, closed: () => undefined }
       const hello = parseHello(decodeJson(payload)?.value)
@@ -177,8 +175,9 @@ export function receive(reception: Reception, link: Link): void {
         (hello.purpose === 'join' ? undefined : reception.admit(hello.nodeId, hello))
       if (refusal !== undefined) return refuse(refusal, hello)
       link.write(jsonFrame(frameKinds.welcome, ours))
-      if (hello.purpose === 'join') reception.onJoiner(link, hello)
-      else reception.onMember(link, hello)
+      if (hello.purpose === 'join') return reception.onJoiner(link, hello)
+      link.settle()
+      reception.onMember(link, hello)
     },
   }
 }

@@ -168,8 +168,8 @@ function judgeJoin(ours: Hello, theirs: Hello): Refusal | undefined {
   return refusal(
     'clock-skew',
     `The joining node's clock is ${seconds} s ${skewMs > 0 ? 'ahead of' : 'behind'} that of ` +
-      `node ${ours.nodeId}, at most ${skewMsMax / 1000} s are allowed. Synchronize both, for example with ` +
-      'chrony or systemd-timesyncd, and try again.',
+      `node ${ours.nodeId}, at most ${skewMsMax / 1000} s are allowed. Synchronize both, for ` +
+      'example with chrony or systemd-timesyncd, and try again.',
   )
 }
 

@@ -30,9 +30,6 @@ const pendingLifeMsDefault = 60 * 60 * 1000
 /** How often a waiting node hears that it waits, and whether somebody else leads. */
 const tickMs = 1000
 
-/** After the hellos, until the request has to be there. */
-const requestTimeoutMs = 10_000
-
 /** What a node that was vouched for here proves to the leader with. */
 const passLifeMs = 5 * 60 * 1000
 
@@ -124,15 +121,13 @@ export class JoinServer {
     }
   }
 
-  /** Takes over a link whose hellos are done: for `PeerEvents.joiner`. */
+  /** Takes over a link whose hellos are done, for `PeerEvents.joiner`. Its time is short. */
   serve(link: Link, hello: Hello): void {
     const { authority } = this.#options
-    const timer = setTimeout(() => link.destroy('it did not say who it is'), requestTimeoutMs)
     link.reader.sizeMax = joinFrameBytesMax
     link.end = {
-      closed: () => clearTimeout(timer),
+      closed: () => undefined,
       frame: (kind, payload) => {
-        clearTimeout(timer)
         link.end = { frame: () => link.destroy('it spoke twice'), closed: () => undefined }
         const request = decodeJson(payload)?.value
         const fault = kind === frameKinds.join ? faultOfRequest(request) : 'no request to join'
@@ -189,6 +184,7 @@ export class JoinServer {
       ...{ link, request, startedMs: performance.now() },
     }
     this.#waiting.set(fingerprint, waiting)
+    link.settle()
     link.end = {
       frame: () => link.destroy('it spoke twice'),
       closed: () => this.#forget(waiting),
@@ -222,6 +218,7 @@ export class JoinServer {
   /** Throws what the proposal failed with, after telling the joiner. */
   async #grant(link: Link, request: JoinRequest): Promise<NodeId> {
     const { authority, clusterId, propose, secrets, onBug } = this.#options
+    link.settle()
     try {
       const { nodeId, nodes } = await propose(request)
       const certificate = await authority.issue(nodeId, request.publicKey)

@@ -33,7 +33,7 @@ export type JoinProgress =
   | { readonly state: 'redirect'; readonly address: string; readonly token: string }
   | { readonly state: 'no-leader'; readonly addresses: readonly string[] }
 
-/** Everything that makes a member. Holds secrets: it goes to files of mode 0600 and nowhere else. */
+/** What makes a member. Holds secrets: it goes to files of mode 0600 and nowhere else. */
 export interface JoinGrant {
   readonly clusterId: string
   readonly nodeId: NodeId

@@ -202,9 +202,13 @@ export class Members implements ClusterControl, AsyncDisposable {
     this.#depart()
   }
 
-  /** Another node said that this one is no member: on its way out, it has arrived. */
-  turnedAway(): void {
+  /**
+   * Another node said that this one is no member: on its way out, it has arrived. False when it is
+   * not on its way: then it was removed while it did not look, and can only end.
+   */
+  turnedAway(): boolean {
     this.#isTurnedAway = true
+    return this.#departure !== undefined
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -111,13 +111,12 @@ async function target(path: string): Promise<string | undefined> {
   return await expected(readlink(path))
 }
 
-/** Processes end while they are looked at, and those of others are not ours to look at. */
+/** Processes end while they are looked at, others are not ours to look at, descriptors run out. */
 async function expected<T>(promise: Promise<T>): Promise<T | undefined> {
   try {
     return await promise
   } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException
-    if (['ENOENT', 'ESRCH', 'EACCES', 'EPERM', 'EINVAL'].includes(code ?? '')) return undefined
+    if (cause instanceof Error && 'code' in cause) return undefined
     throw cause
   }
 }

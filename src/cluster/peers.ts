@@ -48,9 +48,12 @@ export interface PeerEvents {
   messages(from: NodeId, messages: Message[]): void
   /** Something to this peer was lost, or it cannot be connected to. */
   unreachable(nodeId: NodeId): void
-  /** Whether the node is a member. Undefined: it is. */
+  /**
+   * Whether the node may be a member. A node that this one has not heard of yet may be, since
+   * whoever is behind must listen to a newer leader to learn of it; one that was removed may not.
+   */
   admit(nodeId: NodeId, hello: Hello): Refusal | undefined
-  /** A member said hello; its address and versions may be new. */
+  /** A member said hello: perhaps one that `setMembers` is to name, or from a new address. */
   hello(nodeId: NodeId, hello: Hello): void
   /** For the log: why there is no connection to a peer. Told when the reason changes. */
   problem(nodeId: NodeId, reason: string, refusal: Refusal | undefined): void
@@ -58,7 +61,7 @@ export interface PeerEvents {
   refused(refusal: Refusal, hello: Hello, remoteAddress: string): void
   /** For the log: clocks differ. Told once until they agree again. */
   skew(nodeId: NodeId, skewMs: number): void
-  /** A node that wants to join. Sets the end of the link. */
+  /** A node that wants to join. Sets the end of the link, and settles it when it may stay. */
   joiner(link: Link, hello: Hello): void
   /** A handler failed with something other than an `FndError`. */
   bug(error: unknown): void
@@ -136,7 +139,7 @@ export class ClusterPeers implements Peers {
     if (this.#isStopped) return
     const wanted = new Map(members.map(({ id, address }) => [id, address]))
     wanted.delete(this.#options.nodeId)
-    for (const peer of this.#peers.values()) if (!wanted.has(peer.id)) this.#remove(peer)
+    for (const peer of [...this.#peers.values()]) if (!wanted.has(peer.id)) this.#remove(peer)
     for (const [id, address] of wanted) {
       const peer = this.#peers.get(id)
       if (peer === undefined) {
@@ -262,6 +265,8 @@ export class ClusterPeers implements Peers {
     const from = hello.nodeId
     link.peerId = from
     const onBug = (error: unknown) => events.bug(error)
+    // First: it may be the first that this node hears of that member, which then becomes a peer.
+    events.hello(from, hello)
     const peer = this.#peers.get(from)
     if (peer !== undefined) {
       peer.hello = hello
@@ -273,7 +278,6 @@ export class ClusterPeers implements Peers {
     if (hello.purpose === 'raft') this.#serveMessages(link, from)
     else if (hello.purpose === 'calls') serveCalls({ from, calls: handlers.calls, onBug }, link)
     else serveStream({ from, handlers, onBug }, link)
-    events.hello(from, hello)
   }
 
   #serveMessages(link: Link, from: NodeId): void {

@@ -37,6 +37,8 @@ export class Link {
   readonly reader = new FrameReader()
   /** The member at the other end of a connection that came in, once it is known. */
   peerId: NodeId | undefined
+  /** Of a connection that came in: to be called once the other side has said who it is. */
+  settle: () => void = () => undefined
   readonly #socket: Raw
   #isClosed = false
   #isEnding = false
@@ -195,9 +197,18 @@ export interface ListenOptions {
 /** More connections than that are closed as they come. */
 const linksMax = 2048
 
+/**
+ * Of those who have not said who they are. The oldest has to go for a new one, since a member needs
+ * a moment only: so whoever holds connections open keeps no member out.
+ */
+const strangersMax = 256
+/** And so long they may take, for TLS and hello together. */
+const strangerMsMax = 10_000
+
 export class PeerListener {
   readonly #listener: TCPSocketListener<Link>
   readonly #links = new Set<Link>()
+  readonly #strangers = new Set<Link>()
   #renewed: unknown
 
   constructor(options: ListenOptions) {
@@ -208,9 +219,11 @@ export class PeerListener {
       tls: tlsOf(options.credentials),
       socket: {
         open: socket => {
-          socket.data = new Link(socket, silentEnd)
-          if (links.size >= linksMax) return socket.data.destroy()
-          links.add(socket.data)
+          const link = new Link(socket, silentEnd)
+          socket.data = link
+          if (links.size >= linksMax) return link.destroy()
+          links.add(link)
+          this.#meet(link)
           socket.setNoDelay(true)
           if (this.#renewed !== undefined) {
             ;(socket as unknown as KeyCertSocket).setKeyCert(this.#renewed)
@@ -227,10 +240,23 @@ export class PeerListener {
         error: (socket, error) => socket.data.destroy(error.message),
         close: (socket, error) => {
           links.delete(socket.data)
+          socket.data.settle()
           socket.data.onClose(error)
         },
       },
     })
+  }
+
+  #meet(link: Link): void {
+    const strangers = this.#strangers
+    const [oldest] = strangers
+    if (strangers.size >= strangersMax) oldest?.destroy('others came')
+    strangers.add(link)
+    const timer = setTimeout(() => link.destroy('it did not say hello'), strangerMsMax)
+    link.settle = () => {
+      clearTimeout(timer)
+      strangers.delete(link)
+    }
   }
 
   get port(): number {
@@ -273,7 +299,9 @@ export interface ConnectOptions {
 export function connectTls(options: ConnectOptions): Promise<Connected> {
   return new Promise(resolve => {
     let link: Link | undefined
+    let isOver = false
     const fail = (reason: string, isStranger = false) => {
+      isOver = true
       clearTimeout(timer)
       // First, since the end of the link has a reason as well, which is not the cause.
       resolve({ ok: false, reason, isStranger })
@@ -289,6 +317,8 @@ export function connectTls(options: ConnectOptions): Promise<Connected> {
         open: socket => {
           link = new Link(socket, { frame: () => undefined, closed })
           socket.data = link
+          // It cannot be called off while it connects.
+          if (isOver) return link.destroy()
           socket.setNoDelay(true)
         },
         handshake: (socket, _isDone, error) => {

@@ -334,6 +334,7 @@ export class Member {
       try {
         machine.install(ready.snapshot.data)
       } catch (error) {
+        observer.snapshot('install-failed', 0, 0, scheduler.monotonicMs() - startedMs)
         return this.#fail(error as Error)
       }
       this.#isInstallOpen = true
@@ -400,6 +401,8 @@ export class Member {
     if (role === before.role && lead === before.lead && term === before.term) return
     this.#soft = { role, lead, term }
     const { observer, scheduler } = this.#options
+    // Silence counts from the first word of a leader on, or from the last of one's own.
+    if (lead !== before.lead) this.#heardMs = scheduler.monotonicMs()
     if (before.role === 'leader' && role !== 'leader') {
       this.#deposedMs = scheduler.monotonicMs()
       this.#beatMs = 0

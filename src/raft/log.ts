@@ -129,13 +129,18 @@ export class RaftLog {
     assert(index > this.#commit, 'a committed entry is never replaced')
     assert(index <= this.lastIndex + 1, 'the log has no gap')
     if (index <= this.lastIndex) this.#truncate(index)
+    const tail = this.#tail
+    let next = index
+    let term = this.lastTerm
     for (const entry of entries) {
-      assert(entry.index === this.lastIndex + 1, 'entries are consecutive')
-      if (entry.term !== this.lastTerm) {
-        assert(entry.term > this.lastTerm, 'terms never decrease along the log')
-        this.#runs.push({ from: entry.index, term: entry.term })
+      assert(entry.index === next, 'entries are consecutive')
+      if (entry.term !== term) {
+        assert(entry.term > term, 'terms never decrease along the log')
+        this.#runs.push({ from: next, term: entry.term })
+        term = entry.term
       }
-      this.#tail.push(entry)
+      tail.push(entry)
+      next += 1
     }
   }
 

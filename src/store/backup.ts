@@ -1,14 +1,16 @@
 /**
- * A backup is a tar: `backup.json`, its SHA-256 as `sha256sum` writes it, the state as one database
- * file, and the files of the data directory that the caller adds. `backup.json` has the hash of each.
+ * A backup is a tar: `backup.json`, its SHA-256 as `sha256sum` writes it, the files of the data
+ * directory that the caller adds, the state as one database file, and bundles. `backup.json` has
+ * the hash of each.
  */
 import { createReadStream, readFileSync } from 'node:fs'
 import { chmod, mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { PassThrough } from 'node:stream'
+import { PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { type Pack, pack } from 'tar-stream'
 import { FndError } from '../errors.ts'
+import { Bundles, type BundleTar } from './bundles.ts'
 import { fsyncDir, makeDir } from './fsync.ts'
 import { type Recovered, recoverStore } from './recover.ts'
 import { describeSnapshot } from './snapshot-file.ts'
@@ -19,6 +21,7 @@ const formatVersion = 1
 const headName = 'backup.json'
 const sumName = 'backup.json.sha256'
 const statePath = 'store/state.db'
+const bundlePattern = /^bundles\/(sha256-([0-9a-f]{64}))\.tar$/
 /** Of a tar that this node is given by its operator: only against mistakes. */
 const unpackLimits = { bytesMax: 1024 ** 4, filesMax: 100_000 }
 
@@ -37,11 +40,25 @@ export interface BackupPart {
   readonly bytes: Uint8Array
 }
 
+export interface BackupBundle {
+  /** `sha256-<hex>`. */
+  readonly hash: string
+  readonly tar: BundleTar
+}
+
+export interface BackupContent {
+  readonly parts: readonly BackupPart[]
+  readonly bundles: readonly BackupBundle[]
+  /** Hashes of bundles that functions refer to and that could not be had. */
+  readonly missing: readonly string[]
+}
+
 export interface BackupHead extends BackupOrigin {
   readonly format: number
   readonly index: number
   readonly term: number
   readonly files: readonly BackupFile[]
+  readonly missing: readonly string[]
 }
 
 export interface BackupFile {
@@ -50,11 +67,11 @@ export interface BackupFile {
   readonly sha256: string
 }
 
-/** The bytes of the backup. The snapshot must stay until they were read. */
+/** The bytes of the backup. Snapshot and bundles must stay until they were read. */
 export async function* exportBackup(
   snapshot: TakenSnapshot,
   origin: BackupOrigin,
-  parts: readonly BackupPart[],
+  { parts, bundles, missing }: BackupContent,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const { index, term, bytes, sha256 } = snapshot
   const files: BackupFile[] = [
@@ -64,8 +81,13 @@ export async function* exportBackup(
       bytes: part.bytes.length,
       sha256: sha256Of(part.bytes),
     })),
+    ...bundles.map(({ hash, tar }) => ({
+      path: bundlePath(hash),
+      bytes: tar.bytes,
+      sha256: hash.slice('sha256-'.length),
+    })),
   ]
-  const head: BackupHead = { ...origin, format: formatVersion, index, term, files }
+  const head: BackupHead = { ...origin, format: formatVersion, index, term, files, missing }
   const text = `${JSON.stringify(head, null, 2)}\n`
   const tar = pack()
   // The library's own iterator would wait for ever for a reader that goes away.
@@ -76,7 +98,7 @@ export async function* exportBackup(
     { path: sumName, bytes: Buffer.from(`${sha256Of(text)}  ${headName}\n`) },
     ...parts,
   ]
-  const packing = packAll(tar, small, snapshot, gone.signal).catch(cause => {
+  const packing = packAll(tar, { small, snapshot, bundles }, gone.signal).catch(cause => {
     out.destroy(cause as Error)
   })
   try {
@@ -90,17 +112,29 @@ export async function* exportBackup(
 
 async function packAll(
   tar: Pack,
-  parts: readonly BackupPart[],
-  snapshot: TakenSnapshot,
+  content: {
+    readonly small: readonly BackupPart[]
+    readonly snapshot: TakenSnapshot
+    readonly bundles: readonly BackupBundle[]
+  },
   signal: AbortSignal,
 ): Promise<void> {
+  const { small, snapshot, bundles } = content
   const mode = 0o600
-  for (const { path, bytes } of parts) {
+  for (const { path, bytes } of small) {
     tar.entry({ name: path, mode }, Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length))
   }
   const entry = tar.entry({ name: statePath, mode, size: snapshot.bytes })
   await pipeline(createReadStream(snapshot.path), entry, { signal })
+  for (const { hash, tar: bundle } of bundles) {
+    const part = tar.entry({ name: bundlePath(hash), mode, size: bundle.bytes })
+    await pipeline(Readable.from(bundle.chunks), part, { signal })
+  }
   tar.finalize()
+}
+
+function bundlePath(hash: string): string {
+  return `bundles/${hash}.tar`
 }
 
 /**
@@ -169,6 +203,7 @@ export async function restoreBackup(
   await mkdir(partial, { mode: 0o711 })
   try {
     const head = await importBackup(stream, partial)
+    await unpackBundles(partial, head)
     const recovered = await recoverStore({ storeDir: join(partial, 'store'), ...identity })
     await rename(partial, dataDir)
     await fsyncDir(dirname(dataDir))
@@ -177,6 +212,22 @@ export async function restoreBackup(
     await rm(partial, { recursive: true, force: true })
     throw cause
   }
+}
+
+/** What lies in the backup as tars becomes bundles, each as if it had been deployed. */
+async function unpackBundles(dataDir: string, head: BackupHead): Promise<void> {
+  const hashes = head.files.flatMap(({ path }) => bundlePattern.exec(path)?.[1] ?? [])
+  if (hashes.length === 0) return
+  const dir = join(dataDir, 'bundles')
+  const packed = join(dataDir, 'bundles.packed')
+  await rename(dir, packed)
+  await using bundles = new Bundles(dir)
+  for (const hash of hashes) {
+    const path = join(packed, `${hash}.tar`)
+    await bundles.put(hash, createReadStream(path), unpackLimits)
+    await rm(path)
+  }
+  await rm(packed, { recursive: true })
 }
 
 function sha256Of(bytes: Uint8Array | string): string {

@@ -9,7 +9,7 @@
  */
 import { StartError } from '../errors.ts'
 import { crc32c } from '../raft/crc32c.ts'
-import type { Entry, EntryKind } from '../raft/types.ts'
+import type { Entry, EntryKind, HardState } from '../raft/types.ts'
 
 const recordVersion = 1
 const segmentVersion = 2
@@ -18,6 +18,13 @@ const entryHeaderBytes = 16
 /** Where the checksum begins to count. */
 const sumFrom = 8
 
+/**
+ * A segment ends when it is this long, so that reading one entry does not read very many, and so
+ * that none has more entries than one write may remove.
+ */
+const segmentBytesMax = 256 * 1024
+const segmentEntriesMax = 1000
+
 const kinds: readonly EntryKind[] = ['normal', 'conf', 'conf-v2']
 
 export const cure =
@@ -25,9 +32,13 @@ export const cure =
   'its data directory and let it join the cluster as a new node (fnd serve --join); a node that ' +
   'was alone is restored from a backup.'
 
-export interface ValueRecord {
+/** What the log begins behind. */
+export interface Base {
   readonly index: number
   readonly term: number
+}
+
+export interface ValueRecord extends Base {
   readonly bytes: Uint8Array
 }
 
@@ -96,6 +107,46 @@ export function decodeSegment(record: Uint8Array, first: number, last: number): 
     start = end
   }
   return entries
+}
+
+/** Of a segment. */
+export function keyOf(entries: readonly Entry[]): [first: number, last: number] {
+  return [entries[0]?.index ?? 0, entries.at(-1)?.index ?? 0]
+}
+
+export function segmentsOf(entries: readonly Entry[]): Entry[][] {
+  const segments: Entry[][] = []
+  let current: Entry[] = []
+  let bytes = 0
+  for (const entry of entries) {
+    const isFull =
+      current.length >= segmentEntriesMax || bytes + entry.bytes.length > segmentBytesMax
+    if (isFull && current.length > 0) {
+      segments.push(current)
+      current = []
+      bytes = 0
+    }
+    current.push(entry)
+    bytes += entry.bytes.length
+  }
+  if (current.length > 0) segments.push(current)
+  return segments
+}
+
+export function textRecord(text: string): Uint8Array {
+  return encodeRecord({ index: 0, term: 0, bytes: new TextEncoder().encode(text) })
+}
+
+export function hardRecord({ term, vote, commit }: HardState): Uint8Array {
+  return textRecord(JSON.stringify({ term, vote, commit }))
+}
+
+export function baseRecord({ index, term }: Base): Uint8Array {
+  return encodeRecord({ index, term, bytes: new Uint8Array() })
+}
+
+export function textOf(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes)
 }
 
 function sealed(record: Uint8Array, view: DataView): Uint8Array {

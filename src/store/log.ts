@@ -19,18 +19,27 @@ import type { Identity, LogStore, LogWrite } from '../raft/ports.ts'
 import type { Entry, HardState } from '../raft/types.ts'
 import { fsyncDir } from './fsync.ts'
 import { commitError, explained, isFullDisk, openEnvironment } from './log-file.ts'
-import { cure, decodeRecord, decodeSegment, encodeRecord, encodeSegment } from './log-records.ts'
+import { Recent } from './log-recent.ts'
+import {
+  type Base,
+  baseRecord,
+  cure,
+  decodeRecord,
+  decodeSegment,
+  encodeSegment,
+  hardRecord,
+  keyOf,
+  segmentsOf,
+  textOf,
+  textRecord,
+} from './log-records.ts'
 import { Terms } from './log-terms.ts'
 import { readOldLog } from './log-upgrade.ts'
 
 /** Entries removed by one write at most, so that truncation never delays a write noticeably. */
 const dropMax = 2000
-/** A segment ends when it is this long, so that reading one entry does not read very many. */
-const segmentBytesMax = 256 * 1024
 /** What is promised already may be written into all of the reserve but this part of it. */
 const reserveShare = 4
-/** The newest entries are kept in memory up to this size: they are read again at once. */
-const recentBytesMax = 1024 * 1024
 
 export interface LmdbLogOptions {
   /** The directory that holds `log.mdb`. */
@@ -44,12 +53,6 @@ export interface LmdbLogOptions {
    * enough to apply what the log accepted. Writes are refused at a quarter of it.
    */
   readonly freeBytesMin: number
-}
-
-/** What the log begins behind. */
-export interface Base {
-  readonly index: number
-  readonly term: number
 }
 
 interface Segment {
@@ -82,9 +85,7 @@ export class LmdbLog implements LogStore {
   /** Ascending and without gaps, as in the file. */
   readonly #segments: Segment[] = []
   #terms = new Terms()
-  /** The newest entries, up to the last. */
-  readonly #recent: Entry[] = []
-  #recentBytes = 0
+  readonly #recent = new Recent()
   #isWriting = false
   /**
    * While a write removes segments: the file as it was before. The transaction may be over some
@@ -146,14 +147,15 @@ export class LmdbLog implements LogStore {
     const read: Entry[] = []
     let bytes = 0
     for (let index = fromIndex; index <= this.#lastIndex; ) {
-      const entries = this.#entriesFrom(index)
-      for (const entry of entries) {
+      const around = this.#around(index)
+      for (let at = index - (around[0]?.index ?? 0); at < around.length; at++) {
+        const entry = around[at] as Entry
         bytes += entry.bytes.length
         // More than asked for is no answer, except that one entry always is.
         if (bytes > bytesMax && read.length > 0) return read
         read.push(entry)
+        index += 1
       }
-      index += entries.length
     }
     return read
   }
@@ -303,37 +305,16 @@ export class LmdbLog implements LogStore {
     }
     for (const entry of entries) this.#terms.push(entry.index, entry.term)
     this.#lastIndex = plan.lastIndex
-    this.#remember(entries, reset !== undefined)
+    if (reset !== undefined) this.#recent.clear()
+    this.#recent.put(entries, this.firstIndex)
   }
 
-  #remember(entries: readonly Entry[], isReset: boolean): void {
-    const recent = this.#recent
-    const firstNew = isReset ? 0 : (entries[0]?.index ?? Infinity)
-    while (recent.length > 0 && (recent.at(-1)?.index ?? 0) >= firstNew) {
-      this.#recentBytes -= recent.pop()?.bytes.length ?? 0
-    }
-    for (const entry of entries) {
-      recent.push(entry)
-      this.#recentBytes += entry.bytes.length
-    }
-    let leaving = 0
-    while (
-      this.#recentBytes > recentBytesMax ||
-      (recent[leaving]?.index ?? Infinity) < this.firstIndex
-    ) {
-      this.#recentBytes -= recent[leaving]?.bytes.length ?? 0
-      leaving += 1
-    }
-    if (leaving > 0) recent.splice(0, leaving)
-  }
-
-  /** Some entries that are held, the first of them at `index`. */
-  #entriesFrom(index: number): readonly Entry[] {
-    const firstRecent = this.#recent[0]?.index ?? Infinity
-    if (index >= firstRecent) return this.#recent.slice(index - firstRecent)
+  /** Some entries that are held, of which that at `index` is the first that was asked for. */
+  #around(index: number): readonly Entry[] {
+    if (index >= this.#recent.firstIndex) return this.#recent.entries
     const segment = this.#segments[this.#segmentAt(index)]
     assert(segment !== undefined, 'segments have no gaps')
-    return explained(() => this.#segment(segment)).slice(index - segment.first)
+    return explained(() => this.#segment(segment))
   }
 
   /** Position of the segment that holds `index`. */
@@ -474,41 +455,4 @@ export class LmdbLog implements LogStore {
 
 function lacks(first: number, last: number): string {
   return `The log lacks entries between ${first} and ${last}: it is damaged. ${cure}`
-}
-
-function keyOf(entries: readonly Entry[]): [first: number, last: number] {
-  return [entries[0]?.index ?? 0, entries.at(-1)?.index ?? 0]
-}
-
-function segmentsOf(entries: readonly Entry[]): Entry[][] {
-  const segments: Entry[][] = []
-  let current: Entry[] = []
-  let bytes = 0
-  for (const entry of entries) {
-    if (current.length > 0 && bytes + entry.bytes.length > segmentBytesMax) {
-      segments.push(current)
-      current = []
-      bytes = 0
-    }
-    current.push(entry)
-    bytes += entry.bytes.length
-  }
-  if (current.length > 0) segments.push(current)
-  return segments
-}
-
-function textRecord(text: string): Uint8Array {
-  return encodeRecord({ index: 0, term: 0, bytes: new TextEncoder().encode(text) })
-}
-
-function hardRecord({ term, vote, commit }: HardState): Uint8Array {
-  return textRecord(JSON.stringify({ term, vote, commit }))
-}
-
-function baseRecord({ index, term }: Base): Uint8Array {
-  return encodeRecord({ index, term, bytes: new Uint8Array() })
-}
-
-function textOf(bytes: Uint8Array): string {
-  return new TextDecoder().decode(bytes)
 }

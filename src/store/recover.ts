@@ -8,7 +8,8 @@ import { join } from 'node:path'
 import type { Identity } from '../raft/ports.ts'
 import { StateDb } from './db.ts'
 import { fsyncDir } from './fsync.ts'
-import { type Base, LmdbLog } from './log.ts'
+import { LmdbLog } from './log.ts'
+import type { Base } from './log-records.ts'
 
 export interface RecoverOptions {
   /** Holds `state.db`, and `log.mdb` unless it is of a backup. */

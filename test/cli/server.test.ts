@@ -35,8 +35,7 @@ beforeAll(async () => {
   const args = ['--listen', '127.0.0.1:0', '--data', join(dir, 'data'), '--log-format', 'json']
   server = spawnCli(args, { cwd: dir, env })
   const lines = lineReader(server.stderr)
-  const first = await lines()
-  url = JSON.parse(first).url
+  while (url === undefined) url = JSON.parse(await lines()).url
   expect(url).toStartWith('http://127.0.0.1:')
 })
 

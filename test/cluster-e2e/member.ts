@@ -307,6 +307,13 @@ export class Cluster implements AsyncDisposable {
     const token = await this.joinToken()
     await member.start(['--join', addresses.join(','), '--join-token', token])
     member.login()
+    await this.led(member)
+  }
+
+  /** It knows a leader, so that changes through it are taken. */
+  async led(member: Member): Promise<void> {
+    const isLed = async () => typeof (await member.status())?.cluster.leader_id === 'number'
+    await until(isLed, `${member.name} knows a leader`)
   }
 
   /** The one that leads in the highest term that anybody tells. */

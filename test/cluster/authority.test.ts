@@ -53,6 +53,20 @@ describe('the authority', () => {
     expect(second.pair).toEqual(first.pair)
   })
 
+  test('is made whole where a crash of the first start left parts of it', async () => {
+    for (const part of ['ca.crt', 'ca.key', 'node.crt', 'node.key']) {
+      const dataDir = tempDir()
+      await openAt(dataDir)
+      const dir = join(dataDir, 'cluster')
+      for (const name of readdirSync(dir)) if (name !== part) rmSync(join(dir, name))
+      const { pair, credentials } = await openAt(dataDir)
+      const ofAuthority = new X509Certificate(pair.certificate)
+      const certificate = new X509Certificate(credentials.certificate ?? '')
+      expect(isVouchedFor(certificate, ofAuthority, Date.now())).toBe(true)
+      expect((await openAt(dataDir)).credentials).toEqual(credentials)
+    }
+  })
+
   test('holds for 90 days from now, and for clocks that are a day behind', async () => {
     const authority = await firstAuthority()
     const certificate = new X509Certificate(authority.credentials.certificate ?? '')
@@ -63,7 +77,7 @@ describe('the authority', () => {
     expect(peerNameOf(certificate)).toEqual({ clusterId: 'test', nodeId: 1 })
   })
 
-  test('of another cluster is refused at the start, and a missing one where it must be', async () => {
+  test('of another cluster is refused at the start, and a missing one too', async () => {
     const dataDir = tempDir()
     await openAt(dataDir)
     await expect(openAt(dataDir, { clusterId: 'other' })).rejects.toThrow(

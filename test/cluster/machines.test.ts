@@ -97,7 +97,7 @@ describe('from another machine, without a token', () => {
     await until(() => first.server.pending().length === 0)
   })
 
-  test('a node that waits goes on waiting at the next leader, with the same fingerprint', async () => {
+  test('a node goes on waiting at the next leader, with the same fingerprint', async () => {
     const first = await member()
     const second = await member({ nodeId: 2, authority: first.authority })
     const remote = joinThere(first.peers.port)
@@ -167,3 +167,24 @@ describe('a loopback address', () => {
     expect(first.refused).toEqual([])
   })
 })
+
+test('a peer whose cable was pulled is told to be silent, and found again', async () => {
+  const first = await member()
+  const credentials = await credentialsOf(first.authority.pair, 'test', 2)
+  const remote = runThere(machine, { kind: 'serve', address: machine.theirAddress, credentials })
+  remotes.push(remote)
+  await until(() => remote.lines.length === 1)
+  const [line] = remote.lines
+  const port = line?.kind === 'listening' ? line.port : 0
+  first.peers.setMembers([{ id: 2, address: `${machine.theirAddress}:${port}` }])
+  const isConnected = () => first.peers.states()[0]?.isConnected === true
+  await until(isConnected)
+  machine.cable('down')
+  await until(() => !isConnected())
+  expect(first.problems.at(-1)?.reason).toBe('it has gone silent')
+  expect(first.unreachable).toContain(2)
+  const tries = first.unreachable.length
+  await until(() => first.unreachable.length > tries)
+  machine.cable('up')
+  await until(isConnected)
+}, 60_000)

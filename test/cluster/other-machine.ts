@@ -1,7 +1,7 @@
 /** A network namespace of its own, which to this one is another machine. Needs root and `ip`. */
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
-import type { JoinOptions, JoinResult, JoinStep } from '../../src/cluster/join-client.ts'
+import type { Line, Spec } from './remote-node.ts'
 
 function ip(...words: readonly string[]): void {
   const { status, stderr } = spawnSync('ip', words, { encoding: 'utf8' })
@@ -13,6 +13,8 @@ export interface OtherMachine {
   /** Of this side and of the other. */
   readonly ourAddress: string
   readonly theirAddress: string
+  /** Pulls the cable, or puts it back. */
+  cable(state: 'up' | 'down'): void
   remove(): void
 }
 
@@ -29,23 +31,9 @@ export function makeMachine(): OtherMachine {
   ip('-n', name, 'addr', 'add', `${theirAddress}/24`, 'dev', theirLink)
   ip('-n', name, 'link', 'set', theirLink, 'up')
   ip('-n', name, 'link', 'set', 'lo', 'up')
-  return { name, ourAddress, theirAddress, remove: () => ip('netns', 'del', name) }
+  const cable = (state: 'up' | 'down') => ip('-n', name, 'link', 'set', theirLink, state)
+  return { name, ourAddress, theirAddress, cable, remove: () => ip('netns', 'del', name) }
 }
-
-export type Spec =
-  | { readonly kind: 'join'; readonly options: Omit<JoinOptions, 'wallMs' | 'onProgress'> }
-  | {
-      readonly kind: 'dial'
-      readonly address: string
-      readonly own: string
-      readonly credentials: unknown
-    }
-
-export type Line =
-  | { readonly kind: 'step'; readonly step: JoinStep }
-  | { readonly kind: 'joined'; readonly result: JoinResult }
-  | { readonly kind: 'failed'; readonly code: string; readonly message: string }
-  | { readonly kind: 'dialed'; readonly ok: boolean; readonly reason: string }
 
 export interface Remote {
   readonly lines: Line[]

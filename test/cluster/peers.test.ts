@@ -142,6 +142,21 @@ describe('a peer that is gone', () => {
   })
 })
 
+test('a member that is first heard of by its hello is answered', async () => {
+  const { authority, all } = await startCluster(1)
+  const [second, first] = [await startPeer({ authority, nodeId: 2 }), all[0] as TestPeer]
+  const met = await startPeer({
+    ...{ authority, nodeId: 3 },
+    events: { hello: (id, { address }) => met.peers.setMembers([{ id, address }]) },
+  })
+  running = [first, second, met]
+  second.peers.setMembers([{ id: 3, address: met.peers.address }])
+  await until(() => met.peers.states().some(({ id, isConnected }) => id === 2 && isConnected))
+  expect(met.peers.states()[0]?.lastHeardMs).toBeGreaterThan(0)
+  met.peers.send([messageTo(2, 1)])
+  await until(() => second.received.length === 1)
+})
+
 describe('calls at their bounds', () => {
   const calls = {
     echo: async (_call: unknown, body: Uint8Array) => ({ head: null, body: new Uint8Array(body) }),

@@ -98,6 +98,18 @@ describe('a node that calls is refused', () => {
     expect(peer.refused[0]?.code).toBe('no-certificate')
   })
 
+  test('also after this node has renewed its own certificate', async () => {
+    const peer = await start()
+    await peer.peers.renew(await credentialsOf(authority, 'test', 1))
+    expect((await callAs(peer)).ok).toBe(true)
+    const credentials = {
+      ...(await credentialsOf(stranger, 'test', 2)),
+      authority: authority.certificate,
+    }
+    expect(reasonOf(await callAs(peer, { credentials }))).toContain('its authority did not sign it')
+    expect(peer.refused[0]?.code).toBe('wrong-cluster')
+  })
+
   test('with a certificate that has expired', async () => {
     const peer = await start()
     const credentials = await credentialsOf(authority, 'test', 2, -1000)
@@ -276,5 +288,25 @@ describe('bytes that are no protocol', () => {
     })
     await until(() => isClosed)
     expect((await callAs(peer)).ok).toBe(true)
+  })
+
+  test('or none at all: connections that say nothing keep nobody out', async () => {
+    const peer = await start()
+    let closed = 0
+    const open = () =>
+      Bun.connect({
+        ...{ hostname: '127.0.0.1', port: peer.peers.port },
+        socket: {
+          data: () => undefined,
+          close: () => {
+            closed++
+          },
+        },
+      })
+    const silent = await Promise.all(Array.from({ length: 400 }, open))
+    await until(() => closed === 400 - 256, 'the oldest to go')
+    expect((await callAs(peer)).ok).toBe(true)
+    expect(closed).toBe(400 - 255)
+    for (const socket of silent) socket.end()
   })
 })

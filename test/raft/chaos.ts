@@ -31,7 +31,7 @@ interface Host {
   applying: Ready | undefined
   /** Read → the commit index that it must reach. */
   reads: Map<number, number>
-  /** Words of the state machine, one for each applied entry; an index above a snapshot. */
+  /** As of the last check. */
   commit: number
 }
 
@@ -53,12 +53,11 @@ export class Chaos {
   constructor(seed: number) {
     this.random = randomOf(seed)
     const { random } = this
-    const checkQuorum = random(4) > 0
     this.#config = {
       electionTick: 10,
       heartbeatTick: 1 + random(2),
-      preVote: random(4) > 0,
-      checkQuorum,
+      preVote: random(8) > 0,
+      checkQuorum: random(8) > 0,
       stepDownOnRemoval: random(2) === 0,
       inflightMax: 1 + random(8),
       inflightBytesMax: [100, 1000, Number.POSITIVE_INFINITY][random(3)] ?? 100,
@@ -334,6 +333,11 @@ export class Chaos {
     leader.core.propose([bytesOf('renewed')])
     if (leader.core.status().confState.votersOutgoing.length === 0) return
     leader.core.proposeConf('conf-v2', { transition: 'auto', changes: [] })
+  }
+
+  /** Without these rules a member that was removed and does not know it may disturb for ever. */
+  get isLive(): boolean {
+    return this.#config.preVote && this.#config.checkQuorum
   }
 
   /** Of the highest term. */

@@ -59,7 +59,7 @@ describe('goes', () => {
     group.heal()
     expect(group.at(1).core.status().progress.get(3)?.match).toBe(1)
     transfer(group, 1, 3)
-    // The first append is behind the log's beginning, and so is the probe of the heartbeat's answer.
+    // The first append is behind the beginning of the log; the probe of a heartbeat goes on.
     group.tick(1)
     expectLeader(group, 3)
   })

@@ -2,22 +2,30 @@ import { describe, expect, test } from 'bun:test'
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { exportBackup, importBackup, restoreBackup } from '../../src/store/backup.ts'
+import {
+  type BackupBundle,
+  exportBackup,
+  importBackup,
+  restoreBackup,
+} from '../../src/store/backup.ts'
+import { Bundles } from '../../src/store/bundles.ts'
 import { StateDb } from '../../src/store/db.ts'
 import { Queries } from '../../src/store/queries.ts'
-import { openStore } from '../../src/store/replica.ts'
 import { Snapshots } from '../../src/store/snapshots.ts'
-import { anApp, entryOf, openLog, temporaryDir } from './sample.ts'
+import { nameOf, tarOf } from './bundle-tars.ts'
+import { anApp, entryOf, openAlone, openLog, temporaryDir } from './sample.ts'
 
 const origin = { version: '1.2.3', clusterId: 'old', nodeId: 1, createdMs: 5000 }
 const parts = [
   { path: 'secrets.key', bytes: Buffer.from('a secret\n') },
   { path: 'cluster/ca.key', bytes: Buffer.from('another\n') },
 ]
+/** Without bundles, unless they are given. */
+const content = (bundles: readonly BackupBundle[] = []) => ({ parts, bundles, missing: [] })
 const invalid = { code: 'backup-invalid', status: 400 }
 
 /** A backup of a state of two apps. */
-async function backup(dir: string) {
+async function backup(dir: string, bundles: readonly BackupBundle[] = []) {
   const database = join(dir, 'state.db')
   using db = new StateDb(database)
   for (const [at, name] of ['A', 'B'].entries()) {
@@ -25,7 +33,7 @@ async function backup(dir: string) {
   }
   using taken = await new Snapshots({ database, dir: join(dir, 'snapshots') }).take()
   const chunks: Uint8Array[] = []
-  for await (const chunk of exportBackup(taken, origin, parts)) chunks.push(chunk)
+  for await (const chunk of exportBackup(taken, origin, content(bundles))) chunks.push(chunk)
   return { bytes: Buffer.concat(chunks), stateHash: db.stateHash, taken }
 }
 
@@ -86,9 +94,26 @@ describe('a backup', () => {
     expect(log.identity).toEqual({ clusterId: 'new', nodeId: 1, uuid: 'fresh' })
     await log.close()
     // And serves.
-    await using store = await openStore({ dataDir, onFatal: () => undefined })
+    await using store = await openAlone({ dataDir, onFatal: () => undefined })
     const outcome = await store.state.propose({ type: 'app.create', app: anApp('C') })
     expect(outcome).toMatchObject({ ok: true })
+  })
+
+  test('brings bundles along, which are there again as they were deployed', async () => {
+    using dir = temporaryDir()
+    const tar = await tarOf([['big.bin', Buffer.alloc(3_000_000, 7)]])
+    const hash = nameOf(tar)
+    await using bundles = new Bundles(join(dir.path, 'bundles'))
+    await bundles.put(hash, inPieces(tar), { bytesMax: 1e9, filesMax: 10 })
+    const kept = bundles.tar(hash)
+    if (kept === undefined) throw new Error('the bundle has no tar')
+    const { bytes } = await backup(dir.path, [{ hash, tar: kept }])
+    const dataDir = join(dir.path, 'data')
+    await restoreBackup(inPieces(bytes), dataDir, { clusterId: 'new', uuid: 'fresh' })
+    await using store = await openAlone({ dataDir, onFatal: () => undefined })
+    expect(readFileSync(join(store.bundles.get(hash)?.dir ?? '', 'big.bin'))[9]).toBe(7)
+    expect(store.bundles.keep(hash)).toBe(true)
+    expect(readdirSync(dataDir)).not.toContain('bundles.packed')
   })
 
   test('is not restored over anything', async () => {
@@ -140,7 +165,7 @@ describe('a backup', () => {
     db.apply([entryOf(1, { type: 'app.create', app: anApp('A', { config }) })])
     using taken = await new Snapshots({ database, dir: join(dir.path, 'snapshots') }).take()
     let chunks = 0
-    for await (const _chunk of exportBackup(taken, origin, parts)) {
+    for await (const _chunk of exportBackup(taken, origin, content())) {
       chunks += 1
       if (chunks === 5) break
     }
@@ -152,7 +177,7 @@ test('a backup whose snapshot is gone does not end as if it were whole', async (
   using dir = temporaryDir()
   const { taken } = await backup(dir.path)
   const reading = async () => {
-    for await (const _chunk of exportBackup(taken, origin, parts));
+    for await (const _chunk of exportBackup(taken, origin, content()));
   }
   await expect(reading()).rejects.toThrow(/ENOENT/)
 })

@@ -99,6 +99,19 @@ describe('the log', () => {
     await log.close()
   })
 
+  test('drops entries of one write that are very many', async () => {
+    using dir = temporaryDir()
+    const log = await openLog(dir.path)
+    await writeLog(log, { entries: entriesFrom(1, 9500, 0) })
+    while (log.firstIndex < 9001) {
+      const before = log.firstIndex
+      await writeLog(log, { dropThrough: 9400 })
+      expect(log.firstIndex).toBeGreaterThan(before)
+    }
+    expect(log.read(9001, 1e6)).toHaveLength(500)
+    await log.close()
+  })
+
   test('calls back in a later turn', async () => {
     using dir = temporaryDir()
     const log = await openLog(dir.path)

@@ -1,5 +1,6 @@
 /** Beginning anew from one node's state: offline, and as often as it takes. */
 import { describe, expect, test } from 'bun:test'
+import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { StateDb } from '../../src/store/db.ts'
@@ -149,3 +150,30 @@ describe('recovering', () => {
     expect(db.confState.voters).toEqual([1, 2, 3])
   })
 })
+
+const recoverer = join(import.meta.dir, 'fixtures', 'recoverer.ts')
+const strace = (...args: string[]) =>
+  spawnSync('strace', ['-f', '-qq', ...args], { encoding: 'utf8', timeout: 60_000 })
+const canTrace = strace('-o', '/dev/null', 'true').status === 0
+const calls = 'unlink,unlinkat,rename,renameat,renameat2,fsync,fdatasync,pwrite64,ftruncate'
+
+test.skipIf(!canTrace)(
+  'killed at any step it is finished by the next (needs strace)',
+  async () => {
+    using dir = temporaryDir()
+    const template = await survivor(dir.path)
+    for (let step = 1, isDone = false; !isDone; step++) {
+      expect(step).toBeLessThan(200)
+      const own = join(dir.path, `step-${step}`)
+      cpSync(template, own, { recursive: true })
+      const inject = `inject=${calls}:signal=KILL:when=${step}`
+      const run = strace('-o', '/dev/null', '-e', inject, process.execPath, recoverer, own)
+      isDone = run.status === 0
+      const again = spawnSync(process.execPath, [recoverer, own], { encoding: 'utf8' })
+      expect([again.stdout, again.stderr]).toEqual(['recovered 9\n', ''])
+      await mustBeAlone(own)
+      rmSync(own, { recursive: true })
+    }
+  },
+  120_000,
+)

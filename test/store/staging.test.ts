@@ -1,8 +1,13 @@
 import { describe, expect, test } from 'bun:test'
+import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import {
+  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
+  rmSync,
   statSync,
   truncateSync,
   writeFileSync,
@@ -140,6 +145,77 @@ describe('receiving a snapshot', () => {
     expect(readdirSync(stagedDir)).toEqual(['b'])
   })
 })
+
+const receiver = join(import.meta.dir, 'fixtures', 'receiver.ts')
+const strace = (...args: string[]) =>
+  spawnSync('strace', ['-f', '-qq', ...args], { encoding: 'utf8', timeout: 60_000 })
+const canTrace = strace('-o', '/dev/null', 'true').status === 0
+
+describe('a process that dies while it receives (needs strace)', () => {
+  const calls = 'unlink,unlinkat,rename,renameat,renameat2,fsync,fdatasync,write,pwrite64'
+
+  test.skipIf(!canTrace)(
+    'at any step has either nothing or all of it under the name',
+    async () => {
+      using dir = temporaryDir()
+      const { taken } = await prepared(dir.path)
+      const path = join(dir.path, taken.name)
+      renameSync(taken.path, path)
+      const seen = new Set<boolean>()
+      for (let step = 1, isDone = false; !isDone; step++) {
+        expect(step).toBeLessThan(200)
+        const own = join(dir.path, `step-${step}`)
+        mkdirSync(own)
+        const inject = `inject=${calls}:signal=KILL:when=${step}`
+        const run = strace('-o', '/dev/null', '-e', inject, process.execPath, receiver, own, path)
+        isDone = run.status === 0
+        const whole = join(own, 'staged', taken.name)
+        seen.add(existsSync(whole))
+        if (existsSync(whole)) expect(sha256Of(whole)).toBe(taken.sha256)
+        const again = spawnSync(process.execPath, [receiver, own, path, taken.name], {
+          encoding: 'utf8',
+        })
+        expect([again.stdout, again.stderr]).toEqual([`staged ${taken.name}\n`, ''])
+        expect(readdirSync(join(own, 'staged'))).toEqual([taken.name])
+        rmSync(own, { recursive: true })
+      }
+      expect(seen.size).toBe(2)
+    },
+    120_000,
+  )
+
+  test.skipIf(!canTrace)('has it on the disk before it has its name', async () => {
+    using dir = temporaryDir()
+    const { taken } = await prepared(dir.path)
+    const path = join(dir.path, taken.name)
+    renameSync(taken.path, path)
+    const trace = join(dir.path, 'trace')
+    const wanted = 'trace=rename,renameat,renameat2,fsync,fdatasync,write,pwrite64'
+    strace('-y', '-o', trace, '-e', wanted, process.execPath, receiver, dir.path, path)
+    const steps = readFileSync(trace, 'utf8')
+      .split('\n')
+      .flatMap(line => {
+        if (/fsync\(\d+<[^>]*\.part>/.test(line)) return 'sync file'
+        if (/write(64)?\(\d+<[^>]*\.part>/.test(line)) return 'write'
+        if (/rename\w*\(.*\.part"/.test(line)) return 'rename'
+        if (/fsync\(\d+<[^>]*\/staged>/.test(line)) return 'sync dir'
+        if (/write\(1<.*staged/.test(line)) return 'answer'
+        return []
+      })
+    expect(steps.slice(0, 2)).toEqual(['write', 'write'])
+    expect(steps.filter(step => step !== 'write')).toEqual([
+      'sync file',
+      'rename',
+      'sync dir',
+      'answer',
+    ])
+    expect(steps.lastIndexOf('write')).toBeLessThan(steps.indexOf('sync file'))
+  })
+})
+
+function sha256Of(path: string): string {
+  return createHash('sha256').update(readFileSync(path)).digest('hex')
+}
 
 describe('frames', () => {
   test('come through however they are cut', async () => {
