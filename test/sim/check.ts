@@ -4,7 +4,7 @@
  * against the past. Names are those of the Raft paper (figure 3) and thesis.
  */
 import type { CommittedEntry, LogWrite } from '../../src/raft/ports.ts'
-import type { ConfState, Entry, Message, NodeId, Role } from '../../src/raft/types.ts'
+import type { ConfState, CoreStatus, Entry, Message, NodeId, Role } from '../../src/raft/types.ts'
 import { type LogImage, lastIndexOf, type SimDisk, termOf } from './disk.ts'
 import type { World } from './world.ts'
 
@@ -16,6 +16,8 @@ export interface CheckedNode {
   readonly confStates: readonly ConfState[]
   /** What its core knows to be committed. */
   readonly commit: number
+  readonly appliedIndex: number
+  readonly role: Role | undefined
 }
 
 export class Checker {
@@ -28,6 +30,10 @@ export class Checker {
   /** Terms of leaders whose log was compared with what was committed before. */
   readonly #complete = new Set<number>()
   readonly #votes = new Map<string, NodeId>()
+  /** Terms in which somebody stood for election. */
+  readonly #terms = new Set<number>([0])
+  /** Of leaders: term and peer to what the peer is known to hold. */
+  readonly #matches = new Map<string, number>()
   /** Index and term name an entry, and with it all before it (Log Matching). */
   readonly #entries = new Map<number, { readonly entry: Entry; previousTerm: number | undefined }>()
   readonly #hashes = new Map<number, string>()
@@ -98,6 +104,11 @@ export class Checker {
       this.#fail(node, `term goes from ${old.term} to ${hardState.term}`)
     if (hardState.term === old.term && old.vote !== 0 && hardState.vote !== old.vote) {
       this.#fail(node, `vote of term ${old.term} goes from ${old.vote} to ${hardState.vote}`)
+    }
+    if (hardState.vote === node.id) this.#terms.add(hardState.term)
+    // A term begins with a candidate; a pre-vote is about one that nobody entered (thesis §9.6).
+    if (!this.#terms.has(hardState.term)) {
+      this.#fail(node, `enters term ${hardState.term}, in which nobody stood for election`)
     }
     if (hardState.commit < old.commit) {
       this.#fail(node, `commit goes from ${old.commit} to ${hardState.commit}`)
@@ -193,6 +204,7 @@ export class Checker {
   send(node: CheckedNode, message: Message): void {
     const { type, term, to, index, reject } = message
     if (message.from !== node.id) this.#fail(node, `sends as ${message.from}`)
+    if (type === 'MsgVote' || type === 'MsgPreVote') this.#checkCandidate(node)
     if (type === 'MsgVote') this.#vote(node, term, node.id)
     else if (type === 'MsgVoteResp' && !reject) this.#checkVote(node, term, to)
     else if (type === 'MsgAppResp' && !reject) this.#checkAck(node, term, index)
@@ -206,6 +218,19 @@ export class Checker {
         previousTerm = entry.term
       }
       if (message.commit > this.committedIndex) this.#learn(node, message.commit)
+    }
+  }
+
+  /** Who decides is not known while a change of that is committed and not applied (raft.md §3). */
+  #checkCandidate(node: CheckedNode): void {
+    // A request may leave when its election is void, since it waits for the disk.
+    if (node.role !== 'candidate' && node.role !== 'pre-candidate') return
+    const { log } = node.disk
+    for (let index = node.appliedIndex + 1; index <= node.commit; index++) {
+      const entry = log.entries[index - log.baseIndex - 1]
+      if (entry !== undefined && entry.kind !== 'normal') {
+        this.#fail(node, `stands for election with the change at ${index} not applied`)
+      }
     }
   }
 
@@ -233,6 +258,24 @@ export class Checker {
     // nobody counts on this answer: a majority that kept the entry would not have elected it.
     if (lastIndexOf(log) < index && log.hardState.term === term) {
       this.#fail(node, `acknowledges ${index}, on the disk is ${lastIndexOf(log)}`)
+    }
+  }
+
+  /** What a leader believes of the others. */
+  progress(node: CheckedNode, { term, progress }: CoreStatus): void {
+    for (const [peer, { match, next }] of progress) {
+      if (next <= match) this.#fail(node, `would send ${next} to ${peer}, which holds ${match}`)
+      const key = `${term}/${peer}`
+      const known = this.#matches.get(key) ?? 0
+      if (match < known) this.#fail(node, `forgets that ${peer} holds ${known}, down to ${match}`)
+      this.#matches.set(key, match)
+      const held = this.#nodes.get(peer)?.disk.log
+      // A leader of a later term may have replaced it since.
+      if (held === undefined || held.hardState.term > term || held.baseIndex >= match) continue
+      const [own, other] = [termOf(node.disk.log, match), termOf(held, match)]
+      if (other === undefined || (own !== undefined && own !== other)) {
+        this.#fail(node, `counts on ${match} of term ${own} at ${peer}, which has term ${other}`)
+      }
     }
   }
 

@@ -15,6 +15,7 @@ export const peaceful: NetOptions = {
   duplicate: 0,
   corrupt: 0,
   late: 0,
+  lateMaxMs: 0,
   linkQueueMax: 10_000,
   clogEveryMs: 0,
   partitionEveryMs: 0,
@@ -121,13 +122,13 @@ export class SimNet {
   }
 
   #delayMs(link: Link): number {
-    const { delayMinMs, delayMeanMs, late } = this.options
+    const { delayMinMs, delayMeanMs, late, lateMaxMs } = this.options
     const prng = this.#prng
     const clogMs = Math.max(0, link.clogUntilMs - this.#world.nowMs)
     const delayMs = clogMs + delayMinMs + prng.exponential(delayMeanMs)
     if (!prng.chance(late)) return delayMs
     this.#world.count('fault: message of long ago')
-    return delayMs + prng.real() * 5000
+    return delayMs + prng.real() * lateMaxMs
   }
 
   #link(from: NodeId, to: NodeId): Link {

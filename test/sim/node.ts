@@ -6,7 +6,7 @@ import { AssertionError, StartError } from '../../src/errors.ts'
 import { Member } from '../../src/raft/driver.ts'
 import { noObserver } from '../../src/raft/observer.ts'
 import type { LogWrite, Network } from '../../src/raft/ports.ts'
-import type { ConfState, Message, NodeId } from '../../src/raft/types.ts'
+import type { ConfState, Message, NodeId, Role } from '../../src/raft/types.ts'
 import type { CheckedNode, Checker } from './check.ts'
 import { NodeClock, Process } from './clock.ts'
 import { type LogImage, lastIndexOf, type SimDisk, SimLog } from './disk.ts'
@@ -46,6 +46,7 @@ export class SimNode implements CheckedNode {
   #process: Process | undefined
   #machine: DurableMachine | undefined
   #lives = 0
+  #events = 0
   #confBefore: ConfState
 
   constructor(context: NodeContext, disk: SimDisk, prng: Prng) {
@@ -64,6 +65,14 @@ export class SimNode implements CheckedNode {
 
   get commit(): number {
     return this.member?.status().commit ?? 0
+  }
+
+  get role(): Role | undefined {
+    return this.member?.role
+  }
+
+  get appliedIndex(): number {
+    return this.#machine?.appliedIndex ?? 0
   }
 
   get process(): Process | undefined {
@@ -107,7 +116,8 @@ export class SimNode implements CheckedNode {
       onDurable: after => world.note('durable', this.id, lastIndexOf(after), after.hardState.term),
     })
     // What the start of the real node does before it makes the member (src/node.ts).
-    if (log.installing !== '') {
+    const staged = this.disk.snapshots.get(log.installing)
+    if (staged !== undefined && staged.index > machine.appliedIndex) {
       world.count('branch: install repeated by a start')
       machine.install(log.installing)
     }
@@ -187,6 +197,11 @@ export class SimNode implements CheckedNode {
     this.#confBefore = this.#machine?.confState ?? this.#confBefore
     try {
       event()
+      this.#events += 1
+      const { member } = this
+      if (member?.role === 'leader' && this.#events % 4 === 0) {
+        this.#context.checker.progress(this, member.status())
+      }
     } catch (error) {
       if (error instanceof Crash) return
       if (!(error instanceof StartError)) {

@@ -31,8 +31,9 @@ export interface NetOptions {
   readonly loss: number
   readonly duplicate: number
   readonly corrupt: number
-  /** Of a delay of seconds: a frame that outlives terms and processes. */
+  /** Of a frame that outlives terms and processes. */
   readonly late: number
+  readonly lateMaxMs: number
   readonly linkQueueMax: number
   readonly clogEveryMs: number
   readonly partitionEveryMs: number
@@ -94,6 +95,31 @@ export interface LoadOptions {
 }
 
 export function optionsFrom(prng: Prng): SimOptions {
+  const options = calmOptionsFrom(prng)
+  return prng.chance(0.2) ? stormy(options, prng) : options
+}
+
+/**
+ * Leaders fall often, and what was said to them arrives late, perhaps when they lead again: terms
+ * meet as they seldom do when each fault comes by itself.
+ */
+function stormy(options: SimOptions, prng: Prng): SimOptions {
+  const { net, churn, limits } = options
+  const electionMs = (limits.tickMs ?? 1) * (limits.electionTick ?? 1)
+  return {
+    ...options,
+    net: {
+      ...net,
+      late: prng.pick([0.1, 0.3]),
+      lateMaxMs: electionMs * prng.pick([2, 5, 15]),
+      partitionEveryMs: electionMs * prng.pick([1.5, 3]),
+      partitionMs: electionMs * prng.pick([0.5, 1.5, 3]),
+    },
+    churn: { ...churn, transferEveryMs: prng.pick([0, electionMs]) },
+  }
+}
+
+function calmOptionsFrom(prng: Prng): SimOptions {
   const sometimes = (probability: number, value: () => number) =>
     prng.chance(probability) ? value() : 0
   const tickMs = prng.pick([10, 20, 50])
@@ -182,7 +208,8 @@ function netFrom(
     loss: sometimes(0.5, () => prng.pick([0.01, 0.05, 0.2, 0.4])),
     duplicate: sometimes(0.4, () => prng.pick([0.01, 0.1, 0.4])),
     corrupt: sometimes(0.3, () => prng.pick([0.001, 0.02])),
-    late: sometimes(0.4, () => prng.pick([0.001, 0.01, 0.05])),
+    late: sometimes(0.4, () => prng.pick([0.001, 0.01, 0.05, 0.2])),
+    lateMaxMs: electionMs * prng.pick([2, 8, 30]),
     linkQueueMax: prng.pick([4, 50, 10_000]),
     clogEveryMs: sometimes(0.3, () => electionMs * prng.between(1, 10)),
     partitionEveryMs: sometimes(0.6, () => electionMs * prng.pick([2, 5, 15])),

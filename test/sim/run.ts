@@ -9,6 +9,8 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     from: { type: 'string', default: '1' },
     count: { type: 'string', default: '1' },
+    /** Ends with the first that fails. */
+    'until-failure': { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },
 })
@@ -25,7 +27,9 @@ for (let seed = from; seed < from + Number(values.count); seed++) {
   for (const [name, count] of result.counts) counts.set(name, (counts.get(name) ?? 0) + count)
   if (result.failure === undefined) continue
   failed += 1
+  if (values['until-failure']) process.stdout.write(`after ${seed - from + 1} seeds: `)
   console.log(`seed ${seed} failed at ${result.virtualMs.toFixed(0)} ms: ${result.failure}`)
+  if (values['until-failure']) process.exit(1)
 }
 const seconds = (performance.now() - startedMs) / 1000
 for (const [name, count] of [...counts].sort()) console.log(`${String(count).padStart(9)} ${name}`)
