@@ -172,7 +172,8 @@ const deleteRoute = {
 
 const drainRoute = route(
   'Drain a node',
-  'It takes no new calls, hands leadership over, and is no voter if another node can be.',
+  'Load balancers learn of it by `/readyz`; it hands leadership over, and is no voter if ' +
+    'another node can be.',
   'Node',
 )
 const undrainRoute = route('End the draining of a node', 'It takes calls again.', 'Node')
