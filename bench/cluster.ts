@@ -5,8 +5,8 @@
  *
  * npm run bench:cluster -- [--rounds N] [--seconds S] [--clients 1,64,256] [--parts cluster,single]
  *
- * One compiled load generator (pump.c) drives all of them, so that it is no side's handicap. etcd is
- * spoken to in its own gRPC, which is faster than its JSON gateway (measured too): once with a
+ * One compiled load generator (pump.c) drives all of them, so that it is no side's handicap. etcd
+ * is spoken to in its own gRPC, which is faster than its JSON gateway (measured too): once with a
  * connection for each client, as fnd's clients have, and once with all clients on one connection,
  * which is its fastest way because it saves it system calls. Writes go to the leader, which is the
  * fastest for both, and once spread over all members. That no write was answered but not done is

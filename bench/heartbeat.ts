@@ -1,8 +1,8 @@
 /**
  * Whether heartbeats wait for anything: three members with a large state, every one of them with as
  * many calls of a function as it can take, and a wiped follower that is sent a snapshot. What is
- * taken is the longest gap between two heartbeats that any member tells (`/metrics`), at rest, under
- * calls, and under calls with a snapshot on the way; and whether there was an election.
+ * taken is the longest gap between two heartbeats that any member tells (`/metrics`), at rest,
+ * under calls, and under calls with a snapshot on the way; and whether there was an election.
  *
  * npm run bench:heartbeat -- [--megabytes N] [--connections N] [--seconds S]
  *

@@ -237,8 +237,8 @@ async function mustBeOfThisCluster(config: Config, store: Store): Promise<void> 
   if (other === undefined || other === clusterId) return
   throw new StartError(
     `${config.dataDir} holds a cluster of its own (${clusterId}), and ${placeText(target)} is of ` +
-      `another (${other}): joining would lose what is in it. Give an empty directory with --data, ` +
-      'or drop --join; `fnd backup` keeps what is here.',
+      `another (${other}): joining would lose what is in it. Give an empty directory with ` +
+      '--data, or drop --join; `fnd backup` keeps what is here.',
   )
 }
 

@@ -11,7 +11,7 @@ for (const [nodes, rounds] of [
   [3, 14],
   [5, 6],
 ] as const) {
-  test(`${nodes} nodes lose nothing that was acknowledged, in ${rounds} rounds of faults`, async () => {
+  test(`${nodes} nodes lose nothing acknowledged in ${rounds} rounds of faults`, async () => {
     await using cluster = await Cluster.start(nodes, seed)
     const report = await runRounds(cluster, rounds, seed)
     console.log(describeRounds(report, nodes))

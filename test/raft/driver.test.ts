@@ -1,4 +1,4 @@
-/** The driver on a real log, in a group of one. Groups of several are the simulation's (test/sim). */
+/** The driver on a real log, in a group of one. Larger groups are the simulation's. */
 import { afterEach, describe, expect, test } from 'bun:test'
 import { FndError } from '../../src/errors.ts'
 import { Member } from '../../src/raft/driver.ts'

@@ -72,7 +72,7 @@ async function replayedHash(dataDir: string): Promise<string | undefined> {
 
 test('kill -9 at any moment loses nothing acknowledged', async () => {
   using dir = temporaryDir()
-  const moments = fc.sample(fc.integer({ min: 0, max: 120 }), { ...seeded(), numRuns: 12 })
+  const moments = fc.sample(fc.integer({ min: 0, max: 400 }), { ...seeded(), numRuns: 12 })
   const acknowledged: string[] = []
   let replayed = 0
   for (const [round, forMs] of moments.entries()) {
