@@ -72,8 +72,8 @@ function ofQuorum(
           `${majority(voters.length)} are needed`,
         hint:
           'nothing can be changed until then; calls of known functions go on. Bring back ' +
-          `${listed(silent)}; only if they are lost for good, stop this node and run: fnd recover ` +
-          '--data <its data directory>',
+          `${listed(silent)}; only if they are lost for good, stop this node and run: ` +
+          'fnd recover --data <its data directory>',
       },
     ]
   }

@@ -166,7 +166,7 @@ describe('nodes', () => {
   })
 })
 
-test('without a quorum reads are answered from what the server knows, and that is said', async () => {
+test('without a quorum reads are answered from what the server knows, with a word', async () => {
   isLed = false
   const { stdout, stderr, exitCode } = await run(['apps', 'list'])
   expect(exitCode).toBe(0)
