@@ -34,6 +34,18 @@ export class Cluster {
     this.checker = new Checker(world, this.nodes, this.#first.confState)
     this.#snapshots = new SnapshotCarrier(world, world.prng.fork(), this.net, this.nodes)
     for (let at = 0; at < count; at++) this.add()
+    this.#sample()
+  }
+
+  /** Counts states of leaders that no message shows. */
+  #sample(): void {
+    const { world, leader } = this
+    for (const member of leader?.member?.status().progress.values() ?? []) {
+      world.count(`branch: progress ${member.state}`)
+      if (member.isInflightFull) world.count('branch: window of appends full')
+      if (member.isPaused && member.state === 'probe') world.count('branch: probe waits')
+    }
+    world.after(this.electionMs / 3, () => this.#sample())
   }
 
   get electionMs(): number {
@@ -149,7 +161,12 @@ export class Cluster {
   }
 
   #deliver(message: Message): void {
-    this.nodes.get(message.to)?.receive(message)
+    const { type, context } = message
+    const receiver = this.nodes.get(message.to)
+    if (type.includes('Vote') && receiver !== undefined && context > receiver.commit) {
+      this.world.count('branch: election tells a commit')
+    }
+    receiver?.receive(message)
   }
 
   /** Which branches of the core ran, as far as its messages tell. */

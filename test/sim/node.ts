@@ -112,6 +112,7 @@ export class SimNode implements CheckedNode {
       machine.install(log.installing)
     }
     const random = this.#prng.fork()
+    let ledTerm = 0
     const member = new Member({
       log,
       machine,
@@ -123,6 +124,8 @@ export class SimNode implements CheckedNode {
           if (process.isOver) return
           world.note(`role ${role}`, this.id, lead, term)
           world.count(`branch: ${role}`)
+          if (role !== 'leader' && ledTerm === term) world.count('branch: leader gave up its term')
+          if (role === 'leader') ledTerm = term
           checker.role(this.id, role, term)
         },
       },
@@ -195,7 +198,10 @@ export class SimNode implements CheckedNode {
   }
 
   #failpoint(process: Process, where: string): void {
-    if (process.isOver || !this.#prng.chance(this.#context.options().crash.failpoint)) return
+    // Some calls are rare and their crashes worth more.
+    const weight = /install|flush/.test(where) ? 30 : 1
+    const { failpoint } = this.#context.options().crash
+    if (process.isOver || !this.#prng.chance(failpoint * weight)) return
     this.#context.world.count(`fault: crash ${where}`)
     this.#end(this.#prng.chance(this.#context.options().crash.power))
     throw new Crash(where)

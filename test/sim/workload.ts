@@ -165,6 +165,10 @@ export class Workload {
     if (process === undefined || process.isOver) return answer({ kind: 'refused' })
     process.dispatch(() => {
       const { committedIndex } = checker
+      const status = node.member?.role === 'leader' ? node.member.status() : undefined
+      if (status !== undefined && (checker.committed[status.commit]?.term ?? 0) < status.term) {
+        this.#cluster.world.count('branch: read before the first commit of the term')
+      }
       node.member?.read(isConfirmed => {
         const { machine } = node
         if (process.isOver || machine === undefined) return
