@@ -381,12 +381,12 @@ function makeOnBug(log: Logger): (error: AssertionError) => void {
 
 function readyChecks(
   isDraining: boolean,
-  reports: { readonly diskCheck: () => ReadyCheck; readonly dockerCheck: () => ReadyCheck },
+  reports: Pick<ReturnType<typeof makeReports>, 'diskCheck' | 'dockerCheck' | 'membershipCheck'>,
 ): ReadyCheck[] {
   const draining: ReadyCheck = isDraining
     ? { name: 'accepting', ok: false, reason: 'the node is shutting down', retryAfterS: 5 }
     : { name: 'accepting', ok: true }
-  return [draining, reports.diskCheck(), reports.dockerCheck()]
+  return [draining, reports.membershipCheck(), reports.diskCheck(), reports.dockerCheck()]
 }
 
 /** Removes bundles that no function refers to any more. */

@@ -47,6 +47,7 @@ export function makeReports(parts: ReportParts): NodeReports & {
   readonly sources: MetricSources
   readonly diskCheck: () => ReadyCheck
   readonly dockerCheck: () => ReadyCheck
+  readonly membershipCheck: () => ReadyCheck
 } {
   return {
     describeFn: fnId => describeFn(parts, fnId),
@@ -60,7 +61,17 @@ export function makeReports(parts: ReportParts): NodeReports & {
         : { name: 'disk', ok: false, reason: 'the data directory is out of space', retryAfterS: 60 }
     },
     dockerCheck: () => dockerCheck(parts),
+    membershipCheck: () => membershipCheck(parts),
   }
+}
+
+/** A node that an operator drains, or takes out, gets no new calls from load balancers. */
+function membershipCheck({ store }: ReportParts): ReadyCheck {
+  const own = store.state.nodes().find(({ id }) => id === store.identity.nodeId)
+  const name = 'membership'
+  if (own?.state !== 'draining' && own?.state !== 'leaving') return { name, ok: true }
+  const reason = own.state === 'leaving' ? 'the node leaves its cluster' : 'the node is drained'
+  return { name, ok: false, reason, retryAfterS: 5 }
 }
 
 /** A node that has functions in containers is not ready without the daemon. */

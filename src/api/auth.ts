@@ -2,7 +2,7 @@
  * Who may administer: whoever holds the token that the first start wrote to the data directory.
  * Only its SHA-256 is kept in memory, and digests are compared in constant time.
  */
-import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { randomBytes, timingSafeEqual } from 'node:crypto'
 import {
   closeSync,
   fsyncSync,
@@ -71,8 +71,8 @@ export async function adoptAdminToken(dataDir: string, token: string): Promise<v
   await writeWhole(join(dataDir, tokenFile), `${token}\n`)
 }
 
-function sha256(text: string): Buffer {
-  return createHash('sha256').update(text).digest()
+function sha256(text: string): Uint8Array {
+  return new Bun.CryptoHasher('sha256').update(text).digest()
 }
 
 /** Throws `FndError` unless the request may administer this server. */

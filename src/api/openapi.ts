@@ -105,6 +105,39 @@ function withId(operation: Operation, method: string, path: string): Operation {
   return { ...operation, operationId, responses }
 }
 
+/** What goes through `freshly` in `server.ts`: replicated rows, read and changed. */
+const replicated = /^\/(v2\/|fnd\/v1\/apps\/|fnd\/v1\/fns\/\{fn_id\}$)/
+
+const freshParameters = [
+  {
+    name: 'consistency',
+    in: 'query',
+    schema: { type: 'string', enum: ['linear', 'local'] },
+    description:
+      'How fresh the read is: `linear` sees all that was acknowledged, `local` what this node ' +
+      'knows. Also as the header `Fnd-Consistency`.',
+  },
+  {
+    name: 'min-index',
+    in: 'query',
+    schema: { type: 'integer', minimum: 0 },
+    description:
+      'Reads locally once this change is applied: `Fnd-Applied-Index` of an earlier answer. Also ' +
+      'as the header `Fnd-Min-Index`.',
+  },
+]
+
+/** What any operation on replicated rows may be asked for, and may come to. */
+function withFreshness(operation: Operation, method: string, path: string): Operation {
+  if (!replicated.test(path)) return operation
+  const own = Array.isArray(operation.parameters) ? operation.parameters : []
+  const responses = { ...(operation.responses as object), 503: unavailable }
+  if (method !== 'get') return { ...operation, responses }
+  return { ...operation, responses, parameters: [...own, ...freshParameters] }
+}
+
+const unavailable = json('Error', 'No leader, or no majority; `Retry-After` says when to ask again')
+
 /** Elysia's wildcard is `*`; OpenAPI wants a name. */
 function namedWildcard(operation: Operation): Operation {
   const parameters = Array.isArray(operation.parameters) ? operation.parameters : []
@@ -130,7 +163,8 @@ function pathItem(
   const operations: PathItem = {}
   for (const [method, operation] of Object.entries(item)) {
     const requestBody = bodies.get(`${method} ${path}`)
-    const described = withId(isWild ? namedWildcard(operation) : operation, method, name)
+    const named = withId(isWild ? namedWildcard(operation) : operation, method, name)
+    const described = withFreshness(named, method, name)
     operations[method] = requestBody === undefined ? described : { ...described, requestBody }
   }
   return [name, operations]
@@ -159,6 +193,7 @@ export function openApiDocument(app: AnyElysia, version: string): object {
       { name: 'Images', description: 'Images of containers, and where they come from.' },
       { name: 'Logs', description: 'Output of functions.' },
       { name: 'Watching', description: 'Health and metrics.' },
+      { name: 'Cluster', description: 'The nodes, and who they are.' },
       { name: 'Node', description: 'The server itself.' },
     ],
     paths: Object.fromEntries(paths.map(([path, item]) => pathItem(path, item, bodies))),

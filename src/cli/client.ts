@@ -17,11 +17,14 @@ export interface Request {
 export class FndClient {
   readonly url: string
   readonly #config: ClientConfig
+  readonly #onStale: (reason: string) => void
   #token: string | undefined
 
-  constructor(config: ClientConfig) {
+  /** `onStale`: a read is answered from what the server knows alone, for this reason. */
+  constructor(config: ClientConfig, onStale: (reason: string) => void = () => undefined) {
     this.url = config.url
     this.#config = config
+    this.#onStale = onStale
     this.#token = config.token ?? localToken(config)
   }
 
@@ -56,6 +59,9 @@ export class FndClient {
       },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     })
+    if (response.status === 503 && method === 'GET' && !path.includes('consistency=')) {
+      return this.#stale(path, await this.failure(response))
+    }
     if (!response.ok) throw await this.failure(response)
     if (response.status === 204) return undefined
     try {
@@ -66,6 +72,15 @@ export class FndClient {
         cause,
       })
     }
+  }
+
+  /** Without a leader, what this one server knows is better than nothing, if that is said. */
+  async #stale(path: string, failure: CliError): Promise<unknown> {
+    if (!/^\/(v2\/|fnd\/v1\/(apps|fns)\/)/.test(path)) throw failure
+    const joint = path.includes('?') ? '&' : '?'
+    const found = await this.json('GET', `${path}${joint}consistency=local`)
+    this.#onStale(failure.message)
+    return found
   }
 
   /** All pages of a list, one after the other as they are read. */

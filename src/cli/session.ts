@@ -24,6 +24,7 @@ export class Session {
   readonly isJson: boolean
   readonly #options: GlobalOptions
   #client: FndClient | undefined
+  #isStaleTold = false
 
   constructor(host: Host, options: GlobalOptions) {
     this.host = host
@@ -50,7 +51,11 @@ export class Session {
   #connect(): FndClient {
     const read = readClientConfig(this.#options, this.host.env)
     if (!read.ok) throw new CliError('usage', read.faults.join('\n'))
-    return new FndClient(read.config)
+    return new FndClient(read.config, reason => {
+      if (this.#isStaleTold) return
+      this.#isStaleTold = true
+      this.terminal.note(`warning: ${reason}; this is what ${read.config.url} knows`)
+    })
   }
 }
 

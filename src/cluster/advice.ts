@@ -42,7 +42,7 @@ export function advise(findings: Findings): Advice {
   const silent = voters.filter(id => !isAlive(id)).map(id => nameOf(byId.get(id), id))
   const warnings = [
     ...ofQuorum(findings, hasQuorum, alive.length, silent),
-    ...nodes.flatMap(node => ofNode(node, findings)),
+    ...nodes.flatMap(node => ofNode(node, findings, hasQuorum)),
     ...ofNumbers(findings, hasQuorum, alive.length, silent.length),
   ]
   return {
@@ -69,10 +69,10 @@ function ofQuorum(
         code: 'no-quorum',
         message:
           `${alive} of ${voters.length} voters can be reached from here, ` +
-          `${majority(voters.length)} are needed: nothing can be changed; calls of known ` +
-          'functions go on',
+          `${majority(voters.length)} are needed`,
         hint:
-          `bring back ${listed(silent)}; only if they are lost for good, stop this node and run: ` +
+          'nothing can be changed until then; calls of known functions go on. Bring back ' +
+          `${listed(silent)}; only if they are lost for good, stop this node and run: ` +
           'fnd recover --data <its data directory>',
       },
     ]
@@ -87,7 +87,7 @@ function ofQuorum(
   ]
 }
 
-function ofNode(node: NodeReport, { selfId }: Findings): Warning[] {
+function ofNode(node: NodeReport, { selfId }: Findings, hasQuorum: boolean): Warning[] {
   const who = nameOf(node, node.id)
   const isVoter = node.role === 'voter' || node.role === 'leader'
   const found: Warning[] = []
@@ -106,8 +106,11 @@ function ofNode(node: NodeReport, { selfId }: Findings): Warning[] {
   } else if (node.health === 'down') {
     found.push({
       code: isVoter ? 'voter-down' : 'node-down',
-      message: `${who} cannot be reached`,
-      hint: `start fnd there; if it is lost for good: fnd nodes rm --force ${node.id}`,
+      message: `${who} cannot be reached${node.problem === undefined ? '' : `: ${node.problem}`}`,
+      // To remove it takes a majority too.
+      hint: hasQuorum
+        ? `start fnd there; if it is lost for good: fnd nodes rm --force ${node.id}`
+        : 'start fnd there',
     })
   } else if (node.health === 'slow') {
     found.push({

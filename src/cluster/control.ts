@@ -26,6 +26,8 @@ export interface NodeReport {
   readonly rttMs: number | undefined
   /** Since it was last heard by the node that made this report; undefined for never. */
   readonly silentMs: number | undefined
+  /** Why there is no connection, where that is known. */
+  readonly problem: string | undefined
   /** Its wall clock less that of the reporting node. */
   readonly skewMs: number | undefined
 }

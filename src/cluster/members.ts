@@ -24,7 +24,7 @@ import type {
   PendingJoin,
 } from './control.ts'
 import { HealthBook } from './health.ts'
-import { lagOf, nodeReports, type ReportFacts, statusOf } from './report.ts'
+import { lagOf, nodeReports, type ReportFacts, type SeenPeer, statusOf } from './report.ts'
 import type { PeerHandlers, Peers } from './types.ts'
 
 /** The driver, as far as it is needed here. */
@@ -61,7 +61,7 @@ export interface MembersParts {
   readonly name: string
   readonly raft: RaftPort
   readonly rows: NodeRows
-  readonly peers: Pick<Peers, 'call' | 'states'>
+  readonly peers: Pick<Peers, 'call'> & { states(): readonly SeenPeer[] }
   readonly joins: JoinDesk
   readonly config: {
     readonly votersMax: number

@@ -5,13 +5,16 @@ import { advise } from './advice.ts'
 import type { ClusterStatus, NodeHealthWord, NodeReport, NodeRole } from './control.ts'
 import type { PeerState } from './types.ts'
 
+/** A peer, and why there is no connection to it, where that is known. */
+export type SeenPeer = PeerState & { readonly problem?: string | undefined }
+
 export interface ReportFacts {
   readonly selfId: NodeId
   readonly selfName: string
   readonly clusterId: string
   readonly core: CoreStatus
   readonly rows: readonly Node[]
-  readonly peers: readonly PeerState[]
+  readonly peers: readonly SeenPeer[]
   /** On the clock of `PeerState.lastHeardMs`. */
   readonly nowMs: number
   /** For how long a node was silent since it was first waited for. */
@@ -51,6 +54,7 @@ export function nodeReports(facts: ReportFacts): NodeReport[] {
         lag: Number.isFinite(lag) ? lag : undefined,
         rttMs: peer?.rttMs,
         silentMs: isSelf ? 0 : silenceOf(facts, peer),
+        problem: peer?.isConnected === true ? undefined : peer?.problem,
         skewMs: peer?.skewMs,
       }
     })

@@ -357,8 +357,6 @@ export class RaftCore {
       log.installed(ready.snapshot)
       maybeLeaveJoint(state, leave)
     }
-    const last = ready.entries[ready.entries.length - 1]
-    if (last !== undefined) log.persistedTo(last)
     const applied = ready.committed[ready.committed.length - 1]
     if (applied === undefined) return
     for (const { term, bytes } of ready.committed) {

@@ -1,6 +1,8 @@
 /**
  * The log as the core sees it: a stable part behind `LogReader`, and a tail in memory. The tail
- * holds what is not persisted, and what is not applied yet, so that applying reads no disk.
+ * holds what is not applied yet, so that applying reads no disk. What is not persisted is among it,
+ * so the log need not know how far the disk is: a late acknowledgement, of entries that another
+ * leader replaced meanwhile, cannot mislead it.
  */
 import { assert } from '../errors.ts'
 import type { Entry, LogReader, Snapshot } from './types.ts'
@@ -23,8 +25,6 @@ export class RaftLog {
   #tail: Entry[] = []
   /** Index of the first entry of the tail. */
   #tailFrom: number
-  /** The stable log holds the entries of this log up to here. */
-  #persisted: number
   /** Entries up to here were handed out to be persisted. */
   #handed: number
   /** Received, and not yet known to be installed. The log begins behind it. */
@@ -43,7 +43,6 @@ export class RaftLog {
     assert(commit <= last, 'what is committed here was persisted with the commit index')
     this.#stable = stable
     this.#tailFrom = last + 1
-    this.#persisted = last
     this.#handed = last
     this.#commit = Math.max(commit, applied)
     this.#applied = applied
@@ -152,7 +151,6 @@ export class RaftLog {
       this.#tail = []
       this.#tailFrom = index
     }
-    this.#persisted = Math.min(this.#persisted, index - 1)
     this.#handed = Math.min(this.#handed, index - 1)
     while ((this.#runs[this.#runs.length - 1]?.from ?? 0) >= index) this.#runs.pop()
     if (this.#runs.length === 0) this.#runs.push({ from: index - 1, term: keptTerm })
@@ -216,7 +214,6 @@ export class RaftLog {
     this.#isSnapshotHanded = false
     this.#tail = []
     this.#tailFrom = index + 1
-    this.#persisted = index
     this.#handed = index
     this.#runs = [{ from: index, term }]
     this.#commit = index
@@ -266,29 +263,14 @@ export class RaftLog {
     this.appliedTo(index)
   }
 
-  /**
-   * Entries up to this one are durable, if it is still this log's: another leader may have replaced
-   * it since it was handed out.
-   */
-  persistedTo({ index, term }: Entry): void {
-    assert(this.#snapshot === undefined, 'no snapshot is about to empty the stable log')
-    if (index <= this.#persisted || this.term(index) !== term) return
-    this.#persisted = index
-    this.#handed = Math.max(this.#handed, index)
-    this.#shrink()
-  }
-
+  /** Drops from the tail what is applied, which was persisted before. */
   appliedTo(index: number): void {
     if (index <= this.#applied) return
     assert(index <= this.#commit, 'only what is committed is applied')
+    assert(index <= this.#handed, 'only what was handed out is applied')
     this.#applied = index
-    this.#shrink()
-  }
-
-  #shrink(): void {
-    const through = Math.min(this.#persisted, this.#applied)
-    if (through < this.#tailFrom) return
-    this.#tail = this.#tail.slice(through + 1 - this.#tailFrom)
-    this.#tailFrom = through + 1
+    if (index < this.#tailFrom) return
+    this.#tail = this.#tail.slice(index + 1 - this.#tailFrom)
+    this.#tailFrom = index + 1
   }
 }

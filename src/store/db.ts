@@ -46,6 +46,8 @@ export class StateDb implements StateMachine, Disposable {
   #appliedTerm = 0
   #stateHash: Uint8Array = new Uint8Array(32)
   #confState: ConfState = firstConfState
+  #clusterVersion = 0
+  #nextNodeId = 0
   #onChanges: ChangesListener | undefined
   #onReset: (() => void) | undefined
 
@@ -75,6 +77,15 @@ export class StateDb implements StateMachine, Disposable {
 
   get confState(): ConfState {
     return this.#confState
+  }
+
+  /** Commands up to this version may be proposed. */
+  get clusterVersion(): number {
+    return this.#clusterVersion
+  }
+
+  get nextNodeId(): number {
+    return this.#nextNodeId
   }
 
   /** Hash over every entry applied and its result; equal on all nodes at the same index. */
@@ -113,13 +124,16 @@ export class StateDb implements StateMachine, Disposable {
     let index = this.#appliedIndex
     let hash = this.#stateHash
     let confState = this.#confState
+    let isOfCluster = false
     try {
-      this.#db.run('BEGIN IMMEDIATE')
+      this.#tx.run('BEGIN IMMEDIATE')
       for (const entry of fresh) {
         index += 1
         assert(entry.index === index, 'entries are applied without gaps')
         if (isConf(entry)) confState = entry.confState
-        const applied = hasCommand(entry) ? apply(this.#tx, decodeCommand(entry.bytes)) : nothing
+        const command = hasCommand(entry) ? decodeCommand(entry.bytes) : undefined
+        if (command !== undefined && /^(node|cluster)\./.test(command.type)) isOfCluster = true
+        const applied = command === undefined ? nothing : apply(this.#tx, command)
         hash = nextHash(hash, entry, applied.outcome)
         outcomes.push(applied.outcome)
         changes.push(...applied.changes)
@@ -132,7 +146,7 @@ export class StateDb implements StateMachine, Disposable {
         hash,
         encodeConfState(confState),
       )
-      this.#db.run('COMMIT')
+      this.#tx.run('COMMIT')
     } catch (cause) {
       if (this.#db.inTransaction) this.#db.run('ROLLBACK')
       const { code } = cause as { code?: string }
@@ -144,6 +158,7 @@ export class StateDb implements StateMachine, Disposable {
     this.#appliedTerm = last.term
     this.#stateHash = hash
     this.#confState = confState
+    if (isOfCluster) this.#readMeta()
     this.#onChanges?.(changes)
     return outcomes
   }
@@ -246,6 +261,8 @@ export class StateDb implements StateMachine, Disposable {
     this.#appliedTerm = Number(row.applied_term)
     this.#stateHash = row.state_hash
     this.#confState = decodeConfState(String(row.conf_state))
+    this.#clusterVersion = Number(row.cluster_version)
+    this.#nextNodeId = Number(row.next_node_id)
   }
 }
 

@@ -19,6 +19,7 @@ import { StateDb } from './db.ts'
 import { makeDir } from './fsync.ts'
 import { DataLock } from './lock.ts'
 import { LmdbLog } from './log.ts'
+import type { App, Fn, Trigger } from './objects.ts'
 import { Queries } from './queries.ts'
 import { finishInstall } from './recover.ts'
 import { RouteTable } from './routes.ts'
@@ -115,7 +116,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   opening.defer(() => group.close())
   const routes = new RouteTable(db.rows)
   const bundles = opening.use(new Bundles(join(dataDir, 'bundles')))
-  const state = new ReplicatedState(db, group, options.propose)
+  const state = new ReplicatedState(db, routes, group, options.propose)
   const nodeListeners = new Set<() => void>()
   keepInMemory(db, routes, nodeListeners)
   const parts = opening.move()
@@ -177,18 +178,44 @@ const nobody: Network = {
   sendSnapshot: (_message, done) => done(false),
 }
 
+/** What has to be found by its id is in memory; a query takes SQLite's locks. */
 class ReplicatedState extends Queries implements State {
+  readonly #db: StateDb
+  readonly #routes: RouteTable
   readonly #group: Group
   readonly #toLeader: (command: Command) => Promise<Outcome>
 
   constructor(
     db: StateDb,
+    routes: RouteTable,
     group: Group,
     propose: ((command: Command) => Promise<Outcome>) | undefined,
   ) {
     super(db.rows)
+    this.#db = db
+    this.#routes = routes
     this.#group = group
     this.#toLeader = propose ?? (async command => (await this.proposeHere(command)).outcome)
+  }
+
+  override app(id: string): App | undefined {
+    return this.#routes.appById(id)
+  }
+
+  override fn(id: string): Fn | undefined {
+    return this.#routes.fnById(id)?.fn
+  }
+
+  override trigger(id: string): Trigger | undefined {
+    return this.#routes.triggerById(id)
+  }
+
+  override clusterVersion(): number {
+    return this.#db.clusterVersion
+  }
+
+  override nextNodeId(): number {
+    return this.#db.nextNodeId
   }
 
   propose(command: Command): Promise<Outcome> {

@@ -36,6 +36,14 @@ export class RouteTable implements Routes {
     return this.#fns.get(id)
   }
 
+  appById(id: string): App | undefined {
+    return this.#apps.get(id)
+  }
+
+  triggerById(id: string): Trigger | undefined {
+    return this.#triggers.get(id)
+  }
+
   appByName(name: string): App | undefined {
     const id = this.#appIdByName.get(name)
     return id === undefined ? undefined : this.#apps.get(id)

@@ -34,6 +34,7 @@ export class ClusterFixture implements ClusterControl {
       lag: id === 3 ? 70_000 : isSelf ? 0 : undefined,
       rttMs: isSelf ? undefined : 1.25,
       silentMs: isSelf ? 0 : id === 2 ? undefined : 900,
+      problem: id === 2 ? 'connection refused' : undefined,
       skewMs: isSelf ? undefined : -3,
     }
   }

@@ -37,6 +37,7 @@ export function loneCluster({ config, version, status }: LoneParts) {
     lag: 0,
     rttMs: undefined,
     silentMs: 0,
+    problem: undefined,
     skewMs: undefined,
   })
   const cluster: ClusterControl = {

@@ -16,6 +16,7 @@ interface Operation {
   readonly description?: string
   readonly operationId?: string
   readonly security?: readonly object[]
+  readonly parameters?: readonly { readonly name: string }[]
   readonly requestBody?: { readonly content: Record<string, { schema: { $ref?: string } }> }
   readonly responses: Record<string, unknown>
 }
@@ -91,6 +92,22 @@ test('operation ids are unique, and every reference leads somewhere', async () =
   expect(new Set(ids).size).toBe(ids.length)
   for (const [, name] of JSON.stringify(document).matchAll(/"#\/components\/schemas\/([^"]+)"/g)) {
     expect(Object.keys(document.components.schemas)).toContain(name ?? '')
+  }
+})
+
+test('reads of what is replicated say how fresh they may be asked to be', async () => {
+  const { document } = await documentOf()
+  const names = (path: string, method = 'get') =>
+    document.paths[path]?.[method]?.parameters?.map(parameter => parameter.name) ?? []
+  for (const path of ['/v2/apps', '/v2/fns/{fn_id}', '/fnd/v1/fns/{fn_id}']) {
+    expect(names(path)).toContain('consistency')
+    expect(names(path)).toContain('min-index')
+    expect(document.paths[path]?.get?.responses[503]).toBeDefined()
+  }
+  expect(names('/v2/apps', 'post')).not.toContain('consistency')
+  expect(document.paths['/v2/apps']?.post?.responses[503]).toBeDefined()
+  for (const path of ['/fnd/v1/status', '/fnd/v1/nodes', '/fnd/v1/fns/{fn_id}/logs']) {
+    expect(names(path)).not.toContain('consistency')
   }
 })
 

@@ -19,6 +19,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { FndError } from '../../src/errors.ts'
 import { ClusterFixture } from '../api/cluster-fixture.ts'
 import { type Harness, openApi, token } from '../api/harness.ts'
 import { runCli } from './run-cli.ts'
@@ -31,6 +32,7 @@ let api: Harness
 let listener: Bun.Server<unknown>
 let dir: string
 let isBackupCut = false
+let isLed = true
 
 async function* backup() {
   yield new TextEncoder().encode('first ')
@@ -49,7 +51,15 @@ function serve() {
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'fnd-cli-cluster-'))
-  api = await openApi({ cluster, backups })
+  const fresh = {
+    linear: async () => {
+      if (!isLed) throw new FndError('no-quorum', { detail: '1 of 3' })
+    },
+    atLeast: async () => undefined,
+    appliedIndex: 7,
+  }
+  api = await openApi({ cluster, backups, fresh })
+  await api.call('POST', '/v2/apps', { name: 'shop' })
   listener = serve()
 })
 afterAll(async () => {
@@ -66,6 +76,7 @@ beforeEach(() => {
   cluster.warnings = []
   cluster.health = 'healthy'
   isBackupCut = false
+  isLed = true
 })
 
 const run = (args: string[]) =>
@@ -153,6 +164,19 @@ describe('nodes', () => {
     const { stdout } = await run(['complete', '--', 'nodes', 'drain', ''])
     expect(stdout).toBe('n1\t\nn2\t\nn3\t\n:space\n')
   })
+})
+
+test('without a quorum reads are answered from what the server knows, with a word', async () => {
+  isLed = false
+  const { stdout, stderr, exitCode } = await run(['apps', 'list'])
+  expect(exitCode).toBe(0)
+  expect(stdout).toContain('shop')
+  expect(stderr).toBe(
+    'warning: A majority of the voters cannot be reached: 1 of 3; ' +
+      `this is what http://127.0.0.1:${listener.port} knows\n`,
+  )
+  isLed = true
+  expect((await run(['apps', 'list'])).stderr).toBe('')
 })
 
 describe('status', () => {

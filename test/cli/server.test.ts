@@ -207,3 +207,19 @@ describe('signals', () => {
     expect(existsSync(records) ? readdirSync(records) : []).toEqual([])
   })
 })
+
+test('a drained node tells load balancers, until it is taken back', async () => {
+  const ready = async () => {
+    const answer = await fetch(`${url}/readyz`)
+    return { status: answer.status, text: await answer.text() }
+  }
+  expect((await ready()).status).toBe(200)
+  expect((await run(['nodes', 'drain', '1'])).exitCode).toBe(0)
+  const drained = await ready()
+  expect(drained.status).toBe(503)
+  expect(drained.text).toContain('the node is drained')
+  // It still serves who comes.
+  expect((await run(['apps', 'list'])).exitCode).toBe(0)
+  expect((await run(['nodes', 'undrain', '1'])).exitCode).toBe(0)
+  expect((await ready()).status).toBe(200)
+})

@@ -10,6 +10,7 @@ import {
   type AutopilotView,
   majority,
   type NodeHealth,
+  plan,
   planDemotion,
   planPromotion,
 } from '../../src/cluster/autopilot.ts'
@@ -223,6 +224,25 @@ function checkRested(view: AutopilotView): void {
   if (ids.length === 2 && voters.length === 2 && view.settings.votersMax > 1) return
   expect(voters.length).toBe(wanted)
 }
+
+test('nodes that come and go for a moment move nobody', () => {
+  const momentary = fc.constantFrom(fine, suspect, behind, young)
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 9 }),
+      fc.constantFrom(3, 5, 7),
+      fc.array(fc.array(momentary, { minLength: 10, maxLength: 10 }), { maxLength: 30 }),
+      (rows, votersMax, moments) => {
+        const { view } = settleView(viewOf({ voters: [1], rows, votersMax }))
+        for (const moment of moments) {
+          const health = new Map(view.rows.map(({ id }) => [id, moment[id] ?? fine]))
+          expect(plan({ ...view, health })).toBeUndefined()
+        }
+      },
+    ),
+    seeded(1000),
+  )
+})
 
 test('random lives', () => {
   fc.assert(

@@ -3,8 +3,8 @@
  * about the configuration. The scenarios are those of etcd's raft_test.go.
  */
 import { describe, expect, test } from 'bun:test'
-import { emptyConf } from '../../src/raft/confchange.ts'
-import type { MessageType } from '../../src/raft/types.ts'
+import { emptyConf, encodeConfChange } from '../../src/raft/confchange.ts'
+import type { Message, MessageType } from '../../src/raft/types.ts'
 import { electionTick, entry, Group, Member, to } from './members.ts'
 
 const three = [1, 2, 3]
@@ -321,6 +321,82 @@ describe('who may campaign', () => {
     const foreign = { ...entry(0, 0), kind: 'conf' as const, bytes: new Uint8Array([250]) }
     leader.step(to(1, 'MsgProp', { from: 2, entries: [foreign] }))
     expect(leader.applied.map(({ kind }) => kind)).toEqual(['normal', 'normal', 'normal'])
+  })
+})
+
+describe('a change of members that not all know to be committed', () => {
+  const change = (type: 'add-voter' | 'remove', nodeId: number) =>
+    ({ transition: 'auto', changes: [{ type, nodeId }] }) as const
+
+  test.each([true, false])(
+    'a leader that crashed after it is elected by who was added (pre-vote %p)',
+    preVote => {
+      const options = { voters: [1], learners: [2], preVote }
+      const group = new Group([1, 2].map(id => new Member({ id, ...options })))
+      group.campaign(1)
+      const [leader, added] = [group.at(1), group.at(2)]
+      group.filter(({ type, commit }) => type !== 'MsgApp' || commit < 2)
+      leader.core.proposeConf('conf-v2', change('add-voter', 2))
+      group.run()
+      expect([leader.conf.voters, added.conf.voters]).toEqual([[1, 2], [1]])
+      // An entry on its way when the leader crashed, before it had that itself.
+      added.step(
+        to(2, 'MsgApp', { from: 1, term: 1, index: 2, logTerm: 1, entries: [entry(3, 1)] }),
+      )
+      leader.restart()
+      group.heal()
+      group.campaign(1)
+      expect(leader.role).not.toBe('leader')
+      expect(added.conf.voters).toEqual([1, 2])
+      group.campaign(2)
+      expect(added.role).toBe('leader')
+      group.propose(2, 'some data')
+      expect([leader.words, added.words]).toEqual([['some data'], ['some data']])
+    },
+  )
+
+  test.each([true, false])('who stays learns of it from who left (pre-vote %p)', preVote => {
+    const group = Group.of(2, { preVote })
+    group.campaign(1)
+    const [left, stays] = [group.at(1), group.at(2)]
+    const isLate = ({ commit, entries }: Message) => commit > 1 || (entries[0]?.index ?? 0) > 2
+    group.filter(sent => sent.type !== 'MsgApp' || !isLate(sent))
+    left.core.proposeConf('conf-v2', change('remove', 1))
+    // Its log is the longer one, so that it refuses its vote, which seems to be needed.
+    left.core.propose([new Uint8Array(1)])
+    group.run()
+    group.heal()
+    expect([left.core.lastIndex, stays.core.lastIndex]).toEqual([3, 2])
+    expect([left.conf.voters, left.role]).toEqual([[2], 'follower'])
+    expect(stays.conf.voters).toEqual([1, 2])
+    group.campaign(2)
+    expect(stays.conf.voters).toEqual([2])
+    group.campaign(2)
+    expect(stays.role).toBe('leader')
+  })
+
+  test('a candidate that learns of it does not go on under the old one', () => {
+    const member = new Member({ id: 2, voters: three })
+    const bytes = encodeConfChange(change('remove', 1))
+    const entries = [entry(1, 1), { ...entry(2, 1), kind: 'conf-v2' as const, bytes }]
+    member.step(to(2, 'MsgApp', { from: 1, term: 1, entries }))
+    member.core.campaign()
+    member.settle()
+    expect(member.role).toBe('candidate')
+    const rejection = to(2, 'MsgVoteResp', { from: 1, term: 2, reject: true, context: 2 })
+    member.core.step(rejection)
+    expect([member.role, member.core.commit]).toEqual(['follower', 2])
+    member.settle()
+    expect(member.conf.voters).toEqual([2, 3])
+  })
+
+  test('a log that differs teaches nothing', () => {
+    const member = new Member({ id: 1, voters: three, terms: [1, 2, 2] })
+    const request = { from: 2, term: 4, index: 3, logTerm: 3, context: 3 }
+    member.step(to(1, 'MsgVote', request))
+    expect(member.core.commit).toBe(0)
+    member.step(to(1, 'MsgVote', { ...request, term: 5, index: 2, logTerm: 2, context: 9 }))
+    expect(member.core.commit).toBe(2)
   })
 })
 

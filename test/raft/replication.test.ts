@@ -140,6 +140,13 @@ describe('late and doubled messages', () => {
     expect(follower.core.lastIndex).toBe(3)
   })
 
+  test('what is behind the entries of an append is not committed by it', () => {
+    const follower = new Member({ id: 2, voters: three, terms: [1, 1, 1] })
+    const append = { from: 1, term: 2, index: 1, logTerm: 1, commit: 3 }
+    follower.step(to(2, 'MsgApp', append))
+    expect([follower.core.commit, follower.core.lastIndex]).toEqual([1, 3])
+  })
+
   test('a committed entry is never replaced: that ends the process', () => {
     const follower = new Member({ id: 2, voters: [1, 2] })
     follower.step(
@@ -275,6 +282,13 @@ describe('snapshots', () => {
     const foreign = { ...snapshot, index: 50, confState: { ...emptyConf, voters: [1, 3] } }
     member.step(to(2, 'MsgSnap', { ...withSnapshot, snapshot: foreign }))
     expect(member.core.lastIndex).toBe(12)
+  })
+
+  test('one that is older than a log without entries is ignored', () => {
+    const base = { ...snapshot, index: 12 }
+    const member = new Member({ id: 2, base, hardState: { term: 11, vote: 0, commit: 12 } })
+    const [answer] = member.step(to(2, 'MsgSnap', withSnapshot))
+    expect([answer?.index, member.core.commit, member.core.lastIndex]).toEqual([12, 12, 12])
   })
 
   test('one whose last entry is in the log only moves the commit index', () => {

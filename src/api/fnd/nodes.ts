@@ -33,6 +33,7 @@ export const nodeSchema = t.Object(
     lag: nullable(t.Number({ description: 'Entries behind; null where no leader was asked.' })),
     rtt_ms: nullable(t.Number({ description: 'Round trip to it.' })),
     silent_ms: nullable(t.Number({ description: 'Since it was last heard; null for never.' })),
+    problem: t.Union([t.String(), t.Null()], { description: 'Why there is no connection.' }),
     skew_ms: nullable(t.Number({ description: 'Its wall clock less that of `seen_by`.' })),
     joined_at: t.String({ description: 'RFC 3339, UTC.' }),
   },
@@ -172,7 +173,8 @@ const deleteRoute = {
 
 const drainRoute = route(
   'Drain a node',
-  'It takes no new calls, hands leadership over, and is no voter if another node can be.',
+  'Load balancers learn of it by `/readyz`; it hands leadership over, and is no voter if ' +
+    'another node can be.',
   'Node',
 )
 const undrainRoute = route('End the draining of a node', 'It takes calls again.', 'Node')
@@ -230,6 +232,7 @@ export function nodeToWire(node: NodeReport): object {
     lag: node.lag ?? null,
     rtt_ms: node.rttMs ?? null,
     silent_ms: node.silentMs ?? null,
+    problem: node.problem ?? null,
     skew_ms: node.skewMs ?? null,
     joined_at: timeText(node.joinedMs),
   }

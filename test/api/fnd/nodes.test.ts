@@ -38,6 +38,7 @@ describe('nodes', () => {
       lag: null,
       rtt_ms: 1.25,
       silent_ms: null,
+      problem: 'connection refused',
       skew_ms: -3,
       joined_at: '2026-11-20T10:14:50.102Z',
     })
