@@ -407,7 +407,8 @@ export class Member {
       this.#deposedMs = scheduler.monotonicMs()
       this.#beatMs = 0
     }
-    if (role === 'pre-candidate') observer.electionTimeout(term)
+    // Whoever is alone has nobody to wait for.
+    if (role === 'pre-candidate' && !this.#isOnlyVoter()) observer.electionTimeout(term)
     observer.leaderChanged(role, lead, term)
     for (const listener of this.#listeners) listener()
   }
