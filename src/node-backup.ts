@@ -44,7 +44,7 @@ export function backupsOf(parts: BackupParts): Backups {
           fileName: `fnd-${snapshot.index}.backup`,
         }
       } catch (cause) {
-        snapshot[Symbol.dispose]()
+        await snapshot[Symbol.asyncDispose]()
         throw cause
       }
     },
@@ -72,8 +72,8 @@ async function bundlesOf({ store, spread, log }: BackupParts, hashes: readonly s
 
 async function* disposing(
   body: AsyncIterable<Uint8Array>,
-  held: Disposable,
+  held: AsyncDisposable,
 ): AsyncGenerator<Uint8Array> {
-  using _held = held
+  await using _held = held
   yield* body
 }

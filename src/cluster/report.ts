@@ -31,11 +31,17 @@ export function roleOf(id: NodeId, { confState: conf, lead }: CoreStatus): NodeR
   return conf.learners.includes(id) || conf.learnersNext.includes(id) ? 'learner' : 'none'
 }
 
-/** Infinity where it is not known. */
+/**
+ * Infinity where it is not known. A node that still has to get a snapshot may lack few entries and
+ * much state: until it has acknowledged entries it is infinitely far behind, and does not vote.
+ */
 export function lagOf(id: NodeId, core: CoreStatus): number {
   if (id === core.id) return 0
-  const match = core.progress.get(id)?.match
-  return match === undefined ? Number.POSITIVE_INFINITY : Math.max(0, core.commit - match)
+  const progress = core.progress.get(id)
+  if (progress === undefined || progress.state === 'snapshot' || progress.match === 0) {
+    return Number.POSITIVE_INFINITY
+  }
+  return Math.max(0, core.commit - progress.match)
 }
 
 export function nodeReports(facts: ReportFacts): NodeReport[] {

@@ -9,7 +9,7 @@ import { fieldOf } from './bundle-stream.ts'
 import type { PeerHandlers, Peers } from './types.ts'
 
 /** What this node takes of its own state. The file goes when it is disposed. */
-interface Taken extends Disposable {
+interface Taken extends AsyncDisposable {
   readonly name: string
   readonly path: string
   readonly bytes: number
@@ -71,7 +71,7 @@ export class SnapshotTransfer {
   async #send({ to, term }: Message): Promise<void> {
     const { take, observer } = this.#parts
     const startedMs = performance.now()
-    using taken = await take()
+    await using taken = await take()
     const takenMs = performance.now()
     observer.snapshot('built', 0, taken.bytes, takenMs - startedMs)
     for (let attempt = 1; ; attempt++) {

@@ -4,14 +4,18 @@
  */
 import { randomBytes } from 'node:crypto'
 import { mkdirSync, rmSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FndError } from '../errors.ts'
 import { type Described, describeSnapshot, snapshotName } from './snapshot-file.ts'
 import { vacuumUrl } from './vacuum-source.ts'
 import type { VacuumAnswer, VacuumRequest } from './vacuum-thread.ts'
 
-/** The file is removed when it is disposed. */
-export interface TakenSnapshot extends Described, Disposable {
+/**
+ * The file is removed when it is disposed. A filesystem may take half a second to remove a gigabyte,
+ * so that nobody waits for it in the event loop.
+ */
+export interface TakenSnapshot extends Described, AsyncDisposable {
   /** What raft carries: see `snapshotName`. */
   readonly name: string
   readonly path: string
@@ -54,14 +58,14 @@ export class Snapshots {
 
   async #take(): Promise<TakenSnapshot> {
     const path = join(this.#dir, `${randomBytes(8).toString('hex')}.db`)
-    const remove = () => rmSync(path, { force: true })
+    const remove = () => rm(path, { force: true })
     try {
       const { bytes, sha256 } = await vacuum({ database: this.#database, copy: path })
       const described = describeSnapshot(path)
       const name = snapshotName({ ...described, sha256 })
-      return { ...described, name, path, bytes, sha256, [Symbol.dispose]: remove }
+      return { ...described, name, path, bytes, sha256, [Symbol.asyncDispose]: remove }
     } catch (cause) {
-      remove()
+      await remove()
       throw cause
     }
   }

@@ -31,7 +31,7 @@ async function backup(dir: string, bundles: readonly BackupBundle[] = []) {
   for (const [at, name] of ['A', 'B'].entries()) {
     db.apply([entryOf(at + 1, { type: 'app.create', app: anApp(name) }, 2)])
   }
-  using taken = await new Snapshots({ database, dir: join(dir, 'snapshots') }).take()
+  await using taken = await new Snapshots({ database, dir: join(dir, 'snapshots') }).take()
   const chunks: Uint8Array[] = []
   for await (const chunk of exportBackup(taken, origin, content(bundles))) chunks.push(chunk)
   return { bytes: Buffer.concat(chunks), stateHash: db.stateHash, taken }
@@ -163,7 +163,7 @@ describe('a backup', () => {
     using db = new StateDb(database)
     const config = { text: 'x'.repeat(1_000_000) }
     db.apply([entryOf(1, { type: 'app.create', app: anApp('A', { config }) })])
-    using taken = await new Snapshots({ database, dir: join(dir.path, 'snapshots') }).take()
+    await using taken = await new Snapshots({ database, dir: join(dir.path, 'snapshots') }).take()
     let chunks = 0
     for await (const _chunk of exportBackup(taken, origin, content())) {
       chunks += 1

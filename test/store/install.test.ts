@@ -41,7 +41,7 @@ async function prepare(dir: string) {
   for (let index = 2; index <= 50; index++) {
     other.apply([entryOf(index, { type: 'app.create', app: anApp(`new${index}`) }, 4)])
   }
-  using taken = await new Snapshots({ database, dir: join(otherDir, 'snapshots') }).take()
+  await using taken = await new Snapshots({ database, dir: join(otherDir, 'snapshots') }).take()
   mkdirSync(join(own, 'staged'))
   cpSync(taken.path, join(own, 'staged', taken.name))
   using db = new StateDb(join(own, 'state.db'))

@@ -117,7 +117,7 @@ describe('recovering', () => {
       other.apply([entryOf(index, { type: 'app.create', app: anApp(`${index}`) }, 6)])
     }
     const paths = { database: join(dir.path, 'other.db'), dir: join(dir.path, 'snapshots') }
-    using taken = await new Snapshots(paths).take()
+    await using taken = await new Snapshots(paths).take()
     mkdirSync(join(storeDir, 'staged'))
     cpSync(taken.path, join(storeDir, 'staged', taken.name))
     const hardState = { term: 6, vote: 0, commit: 20 }

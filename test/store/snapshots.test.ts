@@ -26,7 +26,7 @@ describe('a snapshot', () => {
     // Changes go on meanwhile.
     let more = 0
     while ((await Promise.race([taking, Bun.sleep(1)])) === undefined) add(`B${more++}`)
-    using taken = await taking
+    await using taken = await taking
     expect(taken.index).toBeGreaterThanOrEqual(500)
     expect(taken.index).toBeLessThanOrEqual(500 + more)
     expect(taken).toMatchObject({ term: 7, confState: { voters: [1] }, clusterVersion: 3 })
@@ -51,10 +51,10 @@ describe('a snapshot', () => {
     const [one, two] = await Promise.all([snapshots.take(), snapshots.take()])
     expect(one.name).toBe(two.name)
     expect(one.path).not.toBe(two.path)
-    one[Symbol.dispose]()
+    await one[Symbol.asyncDispose]()
     expect(existsSync(one.path)).toBe(false)
     expect(existsSync(two.path)).toBe(true)
-    two[Symbol.dispose]()
+    await two[Symbol.asyncDispose]()
     db[Symbol.dispose]()
   })
 
@@ -65,7 +65,7 @@ describe('a snapshot', () => {
     const broken = new Snapshots({ database: join(dir.path, 'none.db'), dir: join(dir.path, 'x') })
     await expect(broken.take()).rejects.toMatchObject({ code: 'snapshot-failed' })
     expect(readdirSync(join(dir.path, 'x'))).toEqual([])
-    using taken = await snapshots.take()
+    await using taken = await snapshots.take()
     expect(taken.index).toBe(1)
     db[Symbol.dispose]()
   })
