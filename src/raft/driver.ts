@@ -155,6 +155,11 @@ export class Member {
     return this.#core.lead
   }
 
+  /** Index of the last entry that this member knows to be committed. */
+  get commit(): number {
+    return this.#core.commit
+  }
+
   get appliedIndex(): number {
     return this.#options.machine.appliedIndex
   }

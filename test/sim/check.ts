@@ -281,6 +281,11 @@ export class Checker {
 
   // What is committed.
 
+  /** A leader counted a majority. */
+  commits(node: CheckedNode): void {
+    this.#learn(node, node.commit)
+  }
+
   /**
    * Somebody says that `told` is committed. Only a leader may be the first to know, and what it
    * counts is the newest such entry, of its own term; what is before goes with it (paper §5.4.2).
@@ -339,6 +344,7 @@ export class Checker {
       return
     }
     this.#confs.set(index, text)
+    this.#forgetMatches(state)
     const last = this.#lastConf
     if (last !== undefined && last.index < index) {
       const fault = transitionFault(last.state, state)
@@ -347,6 +353,14 @@ export class Checker {
       this.#lastConf = { index, state }
       if (state.votersOutgoing.length > 0) this.#world.count('branch: joint configuration')
       else this.#world.count('branch: simple configuration')
+    }
+  }
+
+  /** Whoever was taken out and comes back begins anew. */
+  #forgetMatches({ voters, votersOutgoing, learners, learnersNext }: ConfState): void {
+    const members = new Set([voters, votersOutgoing, learners, learnersNext].flat())
+    for (const key of this.#matches.keys()) {
+      if (!members.has(Number(key.split('/')[1]))) this.#matches.delete(key)
     }
   }
 

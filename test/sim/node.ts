@@ -64,7 +64,7 @@ export class SimNode implements CheckedNode {
   }
 
   get commit(): number {
-    return this.member?.status().commit ?? 0
+    return this.member?.commit ?? 0
   }
 
   get role(): Role | undefined {
@@ -199,8 +199,13 @@ export class SimNode implements CheckedNode {
       event()
       this.#events += 1
       const { member } = this
+      const { checker } = this.#context
+      // At once, while it is known by which configuration it counted.
+      if (member?.role === 'leader' && member.commit > checker.committedIndex) {
+        checker.commits(this)
+      }
       if (member?.role === 'leader' && this.#events % 4 === 0) {
-        this.#context.checker.progress(this, member.status())
+        checker.progress(this, member.status())
       }
     } catch (error) {
       if (error instanceof Crash) return
