@@ -8,7 +8,7 @@ import { type FaultName, faultNames, faults, healed } from './nemesis.ts'
 import { Workload } from './workload.ts'
 
 const registers = 4
-const clientsPerMember = 2
+const pairsPerMember = 1
 const calmMs = 400
 /** How long a fault lasts, at least and at most. */
 const faultMsMin = 700
@@ -66,7 +66,7 @@ async function played(
   fault: FaultName,
   random: () => number,
 ): Promise<{ recoveryMs: number }> {
-  await workload.start(registers, clientsPerMember)
+  await workload.start(registers, pairsPerMember)
   await Bun.sleep(calmMs)
   const leader = await cluster.waitForLeader()
   const others = shuffled(

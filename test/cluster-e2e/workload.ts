@@ -45,25 +45,36 @@ export class Workload {
   readonly prefix: string
   readonly #members: readonly Member[]
   readonly #random: () => number
+  readonly #consistency: 'linear' | 'local'
   readonly #registers: string[] = []
   #clients: Promise<void>[] = []
   #isOver = false
   #written = 0
 
-  constructor(members: readonly Member[], prefix: string, random: () => number) {
+  /** With `local` reads it must find faults, which shows that it can. */
+  constructor(
+    members: readonly Member[],
+    prefix: string,
+    random: () => number,
+    consistency: 'linear' | 'local' = 'linear',
+  ) {
     this.#members = members
+    this.#consistency = consistency
     this.prefix = prefix
     this.#random = random
   }
 
   /** Makes the registers, which takes a working cluster, and starts the clients. */
-  async start(registers: number, clientsPerMember: number): Promise<void> {
+  async start(registers: number, pairsPerMember: number): Promise<void> {
     for (let i = 0; i < registers; i += 1) {
       const app = { name: `${this.prefix}-r${i}`, config: { v: '' } }
       this.#registers.push((await this.#first.api('POST', '/v2/apps', app)).id)
     }
     for (const member of this.#members) {
-      for (let i = 0; i < clientsPerMember; i += 1) this.#clients.push(this.#client(member))
+      for (let i = 0; i < pairsPerMember; i += 1) {
+        // A client that waits for a write through a node that is cut off would not read from it.
+        this.#clients.push(this.#client(member, 0.2), this.#client(member, 1))
+      }
       this.#clients.push(this.#creator(member))
     }
   }
@@ -90,9 +101,9 @@ export class Workload {
     return this.#registers[Math.floor(this.#random() * this.#registers.length)] ?? ''
   }
 
-  async #client(member: Member): Promise<void> {
+  async #client(member: Member, readShare: number): Promise<void> {
     while (!this.#isOver) {
-      if (this.#random() < 0.5) await this.#read(member, this.#key())
+      if (this.#random() < readShare) await this.#read(member, this.#key())
       else await this.#write(member, this.#key())
       // A machine that is down refuses at once.
       await Bun.sleep(member.isRunning ? thinkMs : 50)
@@ -137,7 +148,7 @@ export class Workload {
   ): Promise<Answer | 'refused' | 'unknown'> {
     const answer = await member.ask(method, path, {
       timeoutMs: requestTimeoutMs,
-      headers: { 'fnd-consistency': 'linear' },
+      headers: { 'fnd-consistency': this.#consistency },
       ...(body === undefined ? {} : { body }),
     })
     if (answer !== undefined && answer.status < 300) {
