@@ -16,6 +16,7 @@ export const peaceful: NetOptions = {
   corrupt: 0,
   late: 0,
   lateMaxMs: 0,
+  lateCopies: false,
   linkQueueMax: 10_000,
   clogEveryMs: 0,
   partitionEveryMs: 0,
@@ -58,7 +59,7 @@ export class SimNet {
     this.#carry(message, link)
     if (prng.chance(this.options.duplicate)) {
       this.#world.count('fault: message doubled')
-      this.#carry(message, link)
+      this.#carry(message, link, this.options.lateCopies)
     }
   }
 
@@ -109,9 +110,9 @@ export class SimNet {
     return false
   }
 
-  #carry(message: Message, link: Link): void {
+  #carry(message: Message, link: Link, isLate = false): void {
     link.queued += 1
-    this.#world.after(this.#delayMs(link), () => {
+    this.#world.after(this.#delayMs(link, isLate), () => {
       link.queued -= 1
       if (this.isCut(message.from, message.to)) {
         this.#world.count('fault: message into a cut link')
@@ -121,12 +122,12 @@ export class SimNet {
     })
   }
 
-  #delayMs(link: Link): number {
+  #delayMs(link: Link, isLate = false): number {
     const { delayMinMs, delayMeanMs, late, lateMaxMs } = this.options
     const prng = this.#prng
     const clogMs = Math.max(0, link.clogUntilMs - this.#world.nowMs)
     const delayMs = clogMs + delayMinMs + prng.exponential(delayMeanMs)
-    if (!prng.chance(late)) return delayMs
+    if (!isLate && !prng.chance(late)) return delayMs
     this.#world.count('fault: message of long ago')
     return delayMs + prng.real() * lateMaxMs
   }

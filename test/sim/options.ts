@@ -34,6 +34,8 @@ export interface NetOptions {
   /** Of a frame that outlives terms and processes. */
   readonly late: number
   readonly lateMaxMs: number
+  /** All second copies are late. */
+  readonly lateCopies: boolean
   readonly linkQueueMax: number
   readonly clogEveryMs: number
   readonly partitionEveryMs: number
@@ -100,22 +102,30 @@ export function optionsFrom(prng: Prng): SimOptions {
 }
 
 /**
- * Leaders fall often, and what was said to them arrives late, perhaps when they lead again: terms
- * meet as they seldom do when each fault comes by itself.
+ * Leaders fall often, with entries that others replace, and what was said to them is said again
+ * when they lead again: terms meet as they seldom do when each fault comes by itself.
  */
 function stormy(options: SimOptions, prng: Prng): SimOptions {
-  const { net, churn, limits } = options
+  const { net, churn, limits, load } = options
   const electionMs = (limits.tickMs ?? 1) * (limits.electionTick ?? 1)
   return {
     ...options,
+    faultsMs: electionMs * 80,
+    firstNodes: prng.pick([3, 5, 5]),
+    isBootstrapped: true,
     net: {
       ...net,
-      late: prng.pick([0.1, 0.3]),
-      lateMaxMs: electionMs * prng.pick([2, 5, 15]),
-      partitionEveryMs: electionMs * prng.pick([1.5, 3]),
-      partitionMs: electionMs * prng.pick([0.5, 1.5, 3]),
+      loss: 0,
+      duplicate: prng.pick([0.1, 0.4]),
+      late: 0,
+      lateCopies: true,
+      lateMaxMs: electionMs * prng.pick([4, 15]),
+      partitionEveryMs: electionMs * prng.pick([3, 6]),
+      partitionMs: electionMs * prng.pick([2, 4]),
     },
-    churn: { ...churn, transferEveryMs: prng.pick([0, electionMs]) },
+    crash: { ...options.crash, everyMs: 0, blackoutEveryMs: 0 },
+    churn: { ...churn, everyMs: 0, transferEveryMs: electionMs * 2 },
+    load: { ...load, clients: 6, thinkMs: electionMs / 20, readShare: 0.2 },
   }
 }
 
@@ -210,6 +220,7 @@ function netFrom(
     corrupt: sometimes(0.3, () => prng.pick([0.001, 0.02])),
     late: sometimes(0.4, () => prng.pick([0.001, 0.01, 0.05, 0.2])),
     lateMaxMs: electionMs * prng.pick([2, 8, 30]),
+    lateCopies: false,
     linkQueueMax: prng.pick([4, 50, 10_000]),
     clogEveryMs: sometimes(0.3, () => electionMs * prng.between(1, 10)),
     partitionEveryMs: sometimes(0.6, () => electionMs * prng.pick([2, 5, 15])),
