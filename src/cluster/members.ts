@@ -119,7 +119,7 @@ export class Members implements ClusterControl, AsyncDisposable {
 
   /** To be served on the peer port. */
   get calls(): PeerHandlers['calls'] {
-    return { cluster: async ({ head }) => ({ head: await this.#answer(head as Ask) }) }
+    return { cluster: async ({ head }) => ({ head: await this.#answer(askFrom(head)) }) }
   }
 
   async status(): Promise<ClusterStatus> {
