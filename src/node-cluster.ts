@@ -11,7 +11,7 @@ import { Announcer } from './cluster/announcer.ts'
 import { Authority } from './cluster/authority.ts'
 import { BundleServer } from './cluster/bundle-serve.ts'
 import { BundleSpread } from './cluster/bundle-spread.ts'
-import { advertised, type Entry, enter } from './cluster/entry.ts'
+import { advertised, type Entry, enter, forgetUuid } from './cluster/entry.ts'
 import { Forwarder } from './cluster/forward.ts'
 import { Freshness } from './cluster/fresh.ts'
 import { peerNameOf } from './cluster/identity.ts'
@@ -24,7 +24,7 @@ import { Roll } from './cluster/roll.ts'
 import { SnapshotTransfer } from './cluster/snapshot-transfer.ts'
 import { mintToken } from './cluster/token.ts'
 import { connectTls } from './cluster/transport.ts'
-import { joinRefusal, upgradeRefusal } from './cluster/upgrade.ts'
+import { addressRefusal, joinRefusal, upgradeRefusal } from './cluster/upgrade.ts'
 import type { Config } from './config.ts'
 import { placeText } from './config-cluster.ts'
 import { FndError, StartError } from './errors.ts'
@@ -83,7 +83,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const store = opening.use(await openMember(parts, late, entered))
   const secrets = new SecretBox(config.dataDir)
   const { clusterId, nodeId } = store.identity
-  await mustBeOfThisCluster(config, store)
+  await Promise.all([mustBeOfThisCluster(config, store), forgetUuid(config.dataDir)])
   const authority = await Authority.open({
     dataDir: config.dataDir,
     clusterId,
@@ -134,7 +134,9 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const watching = watchPeers(parts, peers)
   opening.defer(() => clearInterval(watching))
   store.member.start()
-  const announcer = new Announcer(nodeId, store.state)
+  const announcer = new Announcer(nodeId, store.state, () =>
+    store.member.status().confState.voters.includes(nodeId),
+  )
   opening.defer(() => announcer.stop())
   const resources = opening.move()
   return {
@@ -328,7 +330,9 @@ function makeJoins(parts: {
       if (store.state.node(nodeId) === undefined) throw new FndError('no-leader')
       const { uuid, name, apiUrl, version: theirs, commandVersion: known, address } = request
       const view = { clusterVersion: store.state.clusterVersion(), nodes: store.state.nodes() }
-      const refusal = joinRefusal(known, view)
+      const isThere = (id: number) =>
+        id === nodeId || peers.states().some(peer => peer.id === id && peer.isConnected)
+      const refusal = joinRefusal(known, view) ?? addressRefusal(request, view.nodes, isThere)
       if (refusal !== undefined) throw new FndError('join-refused', { detail: refusal })
       const fields = { uuid, name, apiUrl, version: theirs, commandVersion: known }
       const join = { ...fields, peerAddress: address, atMs: Date.now() }

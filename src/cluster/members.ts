@@ -119,7 +119,7 @@ export class Members implements ClusterControl, AsyncDisposable {
 
   /** To be served on the peer port. */
   get calls(): PeerHandlers['calls'] {
-    return { cluster: async ({ head }) => ({ head: await this.#answer(head as Ask) }) }
+    return { cluster: async ({ head }) => ({ head: await this.#answer(askFrom(head)) }) }
   }
 
   async status(): Promise<ClusterStatus> {
@@ -289,7 +289,9 @@ export class Members implements ClusterControl, AsyncDisposable {
     const isLeader = raft.status().role === 'leader'
     if (isLeader && !this.#wasLeader) this.#book.restart(monotonicMs())
     this.#wasLeader = isLeader
-    const states = new Map(peers.states().map(state => [state.id, state.lastHeardMs]))
+    // Who is heard but cannot be sent to can neither follow nor vote.
+    const heard = peers.states().filter(({ isConnected }) => isConnected)
+    const states = new Map(heard.map(({ id, lastHeardMs }) => [id, lastHeardMs]))
     const others = rows.nodes().filter(row => row.id !== nodeId)
     this.#book.sample(new Map(others.map(({ id }) => [id, states.get(id)])), monotonicMs())
     const own = rows.nodes().find(row => row.id === nodeId)
@@ -465,4 +467,17 @@ export class Members implements ClusterControl, AsyncDisposable {
     const detail = warnings.find(warning => warning.code === code)?.message
     return new FndError(code, detail === undefined ? {} : { detail })
   }
+}
+
+/** Throws `FndError` for what no node of this version asks. */
+function askFrom(head: unknown): Ask {
+  const { op, id, to, fingerprint } = (head ?? {}) as Record<string, unknown>
+  const isAsk =
+    op === 'nodes' ||
+    op === 'pending' ||
+    (op === 'approve' && typeof fingerprint === 'string') ||
+    ((op === 'promote' || op === 'demote' || op === 'row') && Number.isSafeInteger(id)) ||
+    (op === 'transfer' && (to === undefined || Number.isSafeInteger(to)))
+  if (!isAsk) throw new FndError('peer-method-unknown', { detail: `cluster: ${String(op)}` })
+  return head as Ask
 }

@@ -72,9 +72,11 @@ const connectedSilentMsMax = 3000
 function healthWord(
   facts: ReportFacts,
   id: NodeId,
-  peer: PeerState | undefined,
+  peer: SeenPeer | undefined,
   lag: number,
 ): NodeHealthWord {
+  // It may be heard all the same, where only one direction is open.
+  if (peer?.isConnected === false && peer.problem !== undefined) return 'down'
   const silentMsMax = Math.max(
     facts.healthyWithinMs,
     peer?.isConnected === true ? connectedSilentMsMax : 0,

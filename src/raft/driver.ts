@@ -252,6 +252,8 @@ export class Member {
   #step(message: Message): void {
     const isOfLeader =
       message.type === 'MsgApp' || message.type === 'MsgHeartbeat' || message.type === 'MsgSnap'
+    // Changes reach a leader as calls, which it checks (cluster/forward.ts), and never this way.
+    if (message.type === 'MsgProp') return
     // Whoever cannot write must not be elected, not even when asked to be.
     if (this.#isStarved && message.type === 'MsgTimeoutNow') return
     this.#core.step(message)
