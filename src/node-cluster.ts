@@ -2,7 +2,6 @@
  * Composition of a node's place in its cluster: the store as a member of the group, the peers, who
  * belongs to them, and what travels between them. `node.ts` puts the rest around it.
  */
-import { X509Certificate } from 'node:crypto'
 import { join } from 'node:path'
 import { adoptAdminToken, ensureAdminToken } from './api/auth.ts'
 import type { Backups } from './api/fnd/backup.ts'
@@ -14,16 +13,15 @@ import { BundleSpread } from './cluster/bundle-spread.ts'
 import { advertised, type Entry, enter, forgetUuid } from './cluster/entry.ts'
 import { Forwarder } from './cluster/forward.ts'
 import { Freshness } from './cluster/fresh.ts'
-import { peerNameOf } from './cluster/identity.ts'
 import { JoinServer } from './cluster/join-server.ts'
 import { Members, type NodeRows } from './cluster/members.ts'
 import { PeerWatch } from './cluster/peer-watch.ts'
 import { ClusterPeers, type PeerEvents } from './cluster/peers.ts'
 import { RaftLog } from './cluster/raft-log.ts'
 import { Roll } from './cluster/roll.ts'
+import { mustBeOfThisCluster, Seeker } from './cluster/seeker.ts'
 import { SnapshotTransfer } from './cluster/snapshot-transfer.ts'
 import { mintToken } from './cluster/token.ts'
-import { connectTls } from './cluster/transport.ts'
 import { addressRefusal, joinRefusal, upgradeRefusal } from './cluster/upgrade.ts'
 import type { Config } from './config.ts'
 import { placeText } from './config-cluster.ts'
@@ -83,7 +81,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const store = opening.use(await openMember(parts, late, entered))
   const secrets = new SecretBox(config.dataDir)
   const { clusterId, nodeId } = store.identity
-  await Promise.all([mustBeOfThisCluster(config, store), forgetUuid(config.dataDir)])
+  await mustBeOfThisCluster(config, store.identity, store.state.nodes())
   const authority = await Authority.open({
     dataDir: config.dataDir,
     clusterId,
@@ -133,6 +131,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   )
   const watching = watchPeers(parts, peers)
   opening.defer(() => clearInterval(watching))
+  opening.use(makeSeeker(config, store, authority, peers))
   store.member.start()
   const announcer = new Announcer(nodeId, store.state, () =>
     store.member.status().confState.voters.includes(nodeId),
@@ -171,7 +170,7 @@ async function openMember(
       else late.transfer.send(message, done)
     },
   }
-  return await openStore({
+  const store = await openStore({
     dataDir: config.dataDir,
     onFatal,
     network,
@@ -194,6 +193,8 @@ async function openMember(
       return entry.identity
     },
   })
+  await forgetUuid(config.dataDir)
+  return store
 }
 
 /** What all nodes of a cluster share, and a joiner was given. */
@@ -212,36 +213,6 @@ function apiUrlOf(config: Config, host: string): string {
   if (config.publicUrl !== '') return config.publicUrl
   const isAny = config.host === '0.0.0.0' || config.host === '::'
   return `http://${placeText({ host: isAny ? host : config.host, port: config.port })}`
-}
-
-/**
- * Whoever gives `--join` to a directory that is a cluster of its own means another one. Asked only
- * while this node knows no other; a member that cannot be reached says nothing either way.
- */
-async function mustBeOfThisCluster(config: Config, store: Store): Promise<void> {
-  const { clusterId, nodeId } = store.identity
-  const [target] = config.cluster.join
-  if (target === undefined || store.state.nodes().some(({ id }) => id !== nodeId)) return
-  if (store.state.nodes().length === 0) return
-  const credentials = { authority: undefined, certificate: undefined, key: undefined }
-  let other: string | undefined
-  const connected = await connectTls({
-    ...target,
-    credentials,
-    timeoutMs: 2000,
-    check: link => {
-      const pem = link.peerCertificate
-      other = pem === undefined ? undefined : peerNameOf(new X509Certificate(pem.raw))?.clusterId
-      return undefined
-    },
-  })
-  if (connected.ok) connected.link.destroy()
-  if (other === undefined || other === clusterId) return
-  throw new StartError(
-    `${config.dataDir} holds a cluster of its own (${clusterId}), and ${placeText(target)} is of ` +
-      `another (${other}): joining would lose what is in it. Give an empty directory with ` +
-      '--data, or drop --join; `fnd backup` keeps what is here.',
-  )
 }
 
 function eventsOf(
@@ -456,6 +427,16 @@ function rowsOf(store: Store, forward: Forwarder): NodeRows {
     removeRow: id => change({ type: 'node.remove', id }),
     raiseVersion: to => change({ type: 'cluster.version', version: to }),
   }
+}
+
+function makeSeeker(config: Config, store: Store, authority: Authority, peers: ClusterPeers) {
+  return new Seeker({
+    targets: config.cluster.join,
+    clusterId: store.identity.clusterId,
+    authority: authority.pair.certificate,
+    isLost: () => store.member.lead === 0,
+    peers,
+  })
 }
 
 function makeSpread(store: Store, peers: ClusterPeers, log: Logger): BundleSpread {
