@@ -29,9 +29,9 @@ import type { Config } from './config.ts'
 import { placeText } from './config-cluster.ts'
 import { FndError, StartError } from './errors.ts'
 import type { Logger } from './log.ts'
+import { backupsOf } from './node-backup.ts'
 import { tellBoth } from './raft/observer.ts'
 import type { Network } from './raft/ports.ts'
-import { exportBackup } from './store/backup.ts'
 import { commandVersion } from './store/codec.ts'
 import type { Command, Outcome } from './store/commands.ts'
 import { fsyncDir, writeWhole } from './store/fsync.ts'
@@ -51,6 +51,8 @@ export interface ClusterParts {
   readonly drainCalls: () => Promise<void>
   /** This node is out of the cluster: it may end. */
   readonly onOut: () => void
+  /** It was removed, and was not asked to leave: it is to end, and to say why. */
+  readonly onExpelled: (reason: StartError) => void
 }
 
 export interface ClusterNode extends AsyncDisposable {
@@ -96,7 +98,12 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const port = entered.entry?.port ?? config.cluster.peerListen.port
   const place = await advertised(config.cluster, port, config.cluster.join[0])
   const handlers = { calls: {}, uploads: {}, downloads: {} }
-  const events = eventsOf(parts, store, roll, () => joins)
+  mustBeMember(roll, nodeId)
+  const turnedAway = (message: string) => {
+    made.members.turnedAway()
+    if (!made.members.isDeparting) parts.onExpelled(new StartError(message))
+  }
+  const events = eventsOf(parts, store, roll, { joins: () => joins, turnedAway })
   const peers = listenToPeers({ config, store, authority, handlers, events, port, place })
   opening.defer(() => peers.stop())
   const joins = makeJoins({ store, authority, secrets, peers, config, log })
@@ -136,7 +143,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const resources = opening.move()
   return {
     ...{ store, secrets, peers, spread, members: made.members, fresh: made.fresh },
-    backups: backupsOf(config, store, secrets),
+    backups: backupsOf({ dataDir: config.dataDir, store, secrets, spread, log }),
     address: peers.address,
     announce: apiUrl =>
       announcer.announce({
@@ -239,32 +246,42 @@ async function mustBeOfThisCluster(config: Config, store: Store): Promise<void> 
   )
 }
 
+function removedText(nodeId: number): string {
+  return (
+    `Node ${nodeId} was removed from the cluster and cannot come back under its id: empty ` +
+    'its data directory and start it with --join.'
+  )
+}
+
+/** It may have learnt of its removal before it ended. */
+function mustBeMember(roll: Roll, nodeId: number): void {
+  if (roll.isRemoved(nodeId)) throw new StartError(removedText(nodeId))
+}
+
 function eventsOf(
   { log, onFatal }: ClusterParts,
   store: Store,
   roll: Roll,
-  joins: () => JoinServer,
+  on: { readonly joins: () => JoinServer; readonly turnedAway: (message: string) => void },
 ): PeerEvents {
   return {
     messages: (_from, messages) => store.member.receive(messages),
     unreachable: nodeId => store.member.unreachable(nodeId),
     admit: nodeId => {
       if (!roll.isRemoved(nodeId)) return undefined
-      const message =
-        `Node ${nodeId} was removed from the cluster and cannot come back under its id: empty ` +
-        'its data directory and start it with --join.'
-      return { code: 'not-member', message }
+      return { code: 'not-member', message: removedText(nodeId) }
     },
     hello: (nodeId, hello) => roll.met(nodeId, hello.address),
     problem: (node, reason, refusal) => {
       if (refusal === undefined) log.warn({ node, reason }, 'a node cannot be reached')
       else log.error({ node, refusal: refusal.code }, refusal.message)
+      if (refusal?.code === 'not-member') on.turnedAway(refusal.message)
     },
     refused: (refusal, hello, remoteAddress) =>
       log.warn({ node: hello.nodeId, remoteAddress, refusal: refusal.code }, refusal.message),
     skew: (node, skewMs) =>
       log.warn({ node, skewMs }, 'the clocks of two nodes differ: set them, for example by NTP'),
-    joiner: (link, hello) => joins().serve(link, hello),
+    joiner: (link, hello) => on.joins().serve(link, hello),
     bug: error => onFatal(error as Error),
   }
 }
@@ -462,35 +479,6 @@ function watchPeers({ log, recorder }: ClusterParts, peers: ClusterPeers) {
     forget: peer => recorder.forgetPeer(peer),
   })
   return setInterval(() => watch.look(), peerWatchMs)
-}
-
-/** What a new cluster needs of this one, as of one moment. */
-function backupsOf(config: Config, store: Store, secrets: SecretBox): Backups {
-  return {
-    open: async () => {
-      const snapshot = await store.snapshots.take()
-      const { clusterId, nodeId } = store.identity
-      const token = new TextEncoder().encode(`${ensureAdminToken(config.dataDir)}\n`)
-      const parts = [
-        { path: 'secrets.key', bytes: secrets.shared() },
-        { path: 'admin.token', bytes: token },
-      ]
-      const origin = { version, clusterId, nodeId, createdMs: Date.now() }
-      return {
-        body: disposing(exportBackup(snapshot, origin, parts), snapshot),
-        index: snapshot.index,
-        fileName: `fnd-${snapshot.index}.backup`,
-      }
-    },
-  }
-}
-
-async function* disposing(
-  body: AsyncIterable<Uint8Array>,
-  held: Disposable,
-): AsyncGenerator<Uint8Array> {
-  using _held = held
-  yield* body
 }
 
 async function handOver(store: Store, members: Members): Promise<void> {

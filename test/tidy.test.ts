@@ -16,6 +16,7 @@ const compositionFiles = [
   'src/main.ts',
   'src/node.ts',
   'src/node-cluster.ts',
+  'src/node-backup.ts',
   'src/offline.ts',
 ]
 

@@ -207,6 +207,11 @@ export class Members implements ClusterControl, AsyncDisposable {
     this.#isTurnedAway = true
   }
 
+  /** Whether it was asked to leave, and is about to. */
+  get isDeparting(): boolean {
+    return this.#departure !== undefined
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true
     clearInterval(this.#timer)

@@ -21,8 +21,8 @@ import { DataLock } from './lock.ts'
 import { LmdbLog } from './log.ts'
 import { Queries } from './queries.ts'
 import { finishInstall } from './recover.ts'
+import { mustNotBeHalfRestored } from './restore.ts'
 import { RouteTable } from './routes.ts'
-
 import { Snapshots } from './snapshots.ts'
 import { Staging } from './staging.ts'
 import type { State } from './state.ts'
@@ -87,6 +87,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   await makeDir(dataDir, 0o711)
   await using opening = new AsyncDisposableStack()
   opening.use(new DataLock(dataDir))
+  mustNotBeHalfRestored(dataDir)
   const storeDir = join(dataDir, 'store')
   await makeDir(storeDir, 0o700)
   const log = await LmdbLog.open({

@@ -17,6 +17,8 @@ export interface TakenSnapshot extends Described, Disposable {
   readonly path: string
   readonly bytes: number
   readonly sha256: string
+  /** Hashes of the bundles that its functions refer to. */
+  readonly bundles: readonly string[]
 }
 
 export interface SnapshotsOptions {
@@ -56,10 +58,10 @@ export class Snapshots {
     const path = join(this.#dir, `${randomBytes(8).toString('hex')}.db`)
     const remove = () => rmSync(path, { force: true })
     try {
-      const { bytes, sha256 } = await vacuum({ database: this.#database, copy: path })
+      const { bytes, sha256, bundles } = await vacuum({ database: this.#database, copy: path })
       const described = describeSnapshot(path)
       const name = snapshotName({ ...described, sha256 })
-      return { ...described, name, path, bytes, sha256, [Symbol.dispose]: remove }
+      return { ...described, name, path, bytes, sha256, bundles, [Symbol.dispose]: remove }
     } catch (cause) {
       remove()
       throw cause
@@ -67,7 +69,7 @@ export class Snapshots {
   }
 }
 
-async function vacuum(request: VacuumRequest): Promise<{ bytes: number; sha256: string }> {
+async function vacuum(request: VacuumRequest): Promise<VacuumAnswer & { ok: true }> {
   const thread = new Worker(vacuumUrl())
   try {
     const answer = await new Promise<VacuumAnswer>(resolve => {
