@@ -68,12 +68,13 @@ async function bundlesOf({ store, spread, log }: BackupSources, hashes: readonly
   const bundles: BackupPart[] = []
   const missing: string[] = []
   for (const hash of hashes) {
-    if (!(await isHad(spread, hash)) || !store.bundles.keep(hash)) {
+    const tar = (await isHad(spread, hash)) ? store.bundles.tar(hash) : undefined
+    if (tar === undefined) {
       missing.push(hash)
       continue
     }
-    const bytes = store.bundles.tar(hash)?.bytes ?? 0
-    bundles.push(partOfBundle(hash, bytes, () => mustTar(store, hash)))
+    store.bundles.keep(hash)
+    bundles.push(partOfBundle(hash, tar.bytes, () => mustTar(store, hash)))
   }
   if (missing.length > 0) log.warn({ bundles: missing }, 'a backup lacks bundles that no node has')
   return { bundles, missing }

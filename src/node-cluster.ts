@@ -99,10 +99,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const place = await advertised(config.cluster, port, config.cluster.join[0])
   const handlers = { calls: {}, uploads: {}, downloads: {} }
   mustBeMember(roll, nodeId)
-  const turnedAway = (message: string) => {
-    made.members.turnedAway()
-    if (!made.members.isDeparting) parts.onExpelled(new StartError(message))
-  }
+  const turnedAway = makeTurnedAway(parts, store, () => made.members)
   const events = eventsOf(parts, store, roll, { joins: () => joins, turnedAway })
   const peers = listenToPeers({ config, store, authority, handlers, events, port, place })
   opening.defer(() => peers.stop())
@@ -256,6 +253,20 @@ function removedText(nodeId: number): string {
 /** It may have learnt of its removal before it ended. */
 function mustBeMember(roll: Roll, nodeId: number): void {
   if (roll.isRemoved(nodeId)) throw new StartError(removedText(nodeId))
+}
+
+/** What to do when another node says that this one was removed. */
+function makeTurnedAway(
+  { onExpelled }: ClusterParts,
+  { identity, state }: Store,
+  members: () => Members,
+): (message: string) => void {
+  // Whoever left before is to be told why it cannot start, though it still means to leave.
+  const hadLeft = state.node(identity.nodeId)?.state === 'leaving'
+  return message => {
+    members().turnedAway()
+    if (hadLeft || !members().isDeparting) onExpelled(new StartError(message))
+  }
 }
 
 function eventsOf(
