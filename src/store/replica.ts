@@ -101,7 +101,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const staging = new Staging({ dir: stagedDir, keep: log.installing, freeBytesMin })
   const db = opening.use(new StateDb(database, { stagedDir }))
   await finishInstall(log, db)
-  const snapshots = new Snapshots({ database, dir: join(storeDir, 'snapshots') })
+  const snapshots = new Snapshots({ database, dir: join(storeDir, 'snapshots'), freeBytesMin })
   const member = new Member({
     log,
     machine: db,

@@ -5,9 +5,11 @@ import {
   copyFileSync,
   cpSync,
   existsSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   rmSync,
+  statfsSync,
   statSync,
   truncateSync,
   writeFileSync,
@@ -307,6 +309,59 @@ test('a large backup does not go through memory, however slowly it is read', asy
   }
   expect(bytes).toBeGreaterThan(300 * mib)
   expect(peak - rss).toBeLessThan(100 * mib)
+})
+
+/** A filesystem of its own, as data directories often have. */
+function mounted(dir: string, bytes: number): Disposable {
+  mkdirSync(dir, { recursive: true })
+  const mount = Bun.spawnSync(['mount', '-t', 'tmpfs', '-o', `size=${bytes}`, 'tmpfs', dir])
+  if (mount.exitCode !== 0) throw new Error(`mount: ${mount.stderr}`)
+  return { [Symbol.dispose]: () => void Bun.spawnSync(['umount', '-l', dir]) }
+}
+
+// Only root may mount. CI is root, and the runner counts a skip as a failure.
+test.if(process.getuid?.() === 0)('a full disk is told, and nothing is left on it', async () => {
+  await using node = new Fnd()
+  using _disk = mounted(node.dataDir, 256 * mib)
+  await node.start()
+  const deployed = await node.deploy('kept', source('kept'))
+  const config = { text: 'x'.repeat(mib / 2) }
+  for (let at = 0; at < 16; at += 1) {
+    await node.api('POST', '/v2/apps', { name: `large-${at}`, config })
+  }
+  const file = join(node.dir, 'saved.backup')
+  const snapshots = () => readdirSync(join(node.dataDir, 'store', 'snapshots'))
+
+  // Where the copy of the state would lie.
+  const { bavail, bsize } = statfsSync(node.dataDir)
+  const filler = join(node.dataDir, 'filler')
+  writeFileSync(filler, Buffer.alloc(bavail * bsize - 4 * mib))
+  const full = await asked(node, 'backup', file)
+  expect(full.code).toBe(1)
+  expect(full.text).toContain('The data directory is out of space: a copy of the state needs')
+  expect([existsSync(file), existsSync(`${file}.part`), snapshots()]).toEqual([false, false, []])
+  rmSync(filler)
+  await done(asked(node, 'backup', file))
+  expect(await callOf(node, deployed.id)).toBe('200 kept')
+
+  // Where the backup is saved, and where it is restored.
+  const small = join(node.dir, 'small')
+  {
+    using _small = mounted(small, 4 * mib)
+    const cut = await asked(node, 'backup', join(small, 'cut.backup'))
+    expect(cut.code).toBe(1)
+    expect(cut.text).toContain('no space is left for')
+    expect([readdirSync(small), snapshots()]).toEqual([[], []])
+    for (const bytes of [4 * mib, statSync(file).size - mib]) {
+      Bun.spawnSync(['mount', '-o', `remount,size=${bytes}`, small])
+      const refused = await fnd(node, 'restore', file, '--data', small)
+      expect(refused.code).toBe(1)
+      expect(refused.text).toContain('out of space')
+      expect(readdirSync(small)).toEqual([])
+    }
+    Bun.spawnSync(['mount', '-o', `remount,size=${64 * mib}`, small])
+    await done(fnd(node, 'restore', file, '--data', small))
+  }
 })
 
 for (const who of ['leader', 'follower'] as const) {
