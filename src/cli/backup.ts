@@ -44,8 +44,8 @@ function warnOfMissing({ terminal }: Session, response: Response): void {
   const count = Number(response.headers.get('fnd-missing-bundles') ?? 0)
   if (count === 0) return
   terminal.note(
-    `warning: ${count} ${count === 1 ? 'bundle' : 'bundles'} that functions refer to are on no ` +
-      'node, so that the backup lacks them; the log of the server names them',
+    `warning: no node has the code of some functions, so that the backup lacks it ` +
+      `(bundles: ${count}); the log of the server names them`,
   )
 }
 

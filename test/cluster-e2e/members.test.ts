@@ -365,7 +365,7 @@ describe('without a quorum', () => {
       const [second, third] = rest as [Member, Member]
       second.spawn()
       await until(
-        () => /another cluster|recovered|cluster id/i.test(second.logText()),
+        () => /Two clusters meet here/.test(second.logText()),
         'the old member says that its cluster is gone',
       )
       await second.kill()

@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statfsSync,
   statSync,
@@ -111,7 +112,7 @@ function wipe(node: Fnd): void {
   rmSync(node.dataDir, { recursive: true, force: true })
 }
 
-test('one survivor becomes a cluster that has all it had, however often that breaks off', async () => {
+test('one survivor becomes a cluster with all it had, however often that breaks off', async () => {
   await using cluster = await LocalCluster.start(3)
   const [first, second, third] = [cluster.node(0), cluster.node(1), cluster.node(2)]
   const deployed = await first.deploy('kept', source('kept'))
@@ -309,6 +310,48 @@ test('a large backup does not go through memory, however slowly it is read', asy
   }
   expect(bytes).toBeGreaterThan(300 * mib)
   expect(peak - rss).toBeLessThan(100 * mib)
+  // Whoever goes away in the middle, or never begins to read, leaves no copy behind.
+  const left = new AbortController()
+  const headers = { authorization: `Bearer ${node.token}` }
+  const broken = await fetch(`${node.url}/fnd/v1/backup`, { headers, signal: left.signal })
+  await broken.body?.getReader().read()
+  const snapshots = () => readdirSync(join(node.dataDir, 'store', 'snapshots'))
+  expect(snapshots()).toHaveLength(1)
+  left.abort()
+  await node.request('HEAD', '/fnd/v1/backup')
+  await until(() => snapshots().length === 0, 'the copies are removed', patienceMs)
+})
+
+test('code that is lost is told of, and the rest is saved and restored through pipes', async () => {
+  await using node = await Fnd.start()
+  await node.deploy('lost', source('lost'))
+  const kept = await node.deploy('kept', source('kept'))
+  const { image } = await node.api(
+    'GET',
+    `/v2/fns/${(await node.deploy('also', source('gone'))).id}`,
+  )
+  await node.stop()
+  const hash = String(image).slice('bundle:'.length)
+  for (const name of [hash, `${hash}.tar`]) {
+    rmSync(join(node.dataDir, 'bundles', name), { recursive: true })
+  }
+  await node.start()
+  const variables = { ...node.environment, FND_URL: node.url, FND_TOKEN: node.token }
+  const piped = Bun.spawn(['sh', '-c', '"$0" backup - | "$0" restore - --data piped', binary], {
+    env: variables,
+    cwd: node.dir,
+    stdout: 'ignore',
+    stderr: 'pipe',
+  })
+  const said = await new Response(piped.stderr).text()
+  expect({ code: await piped.exited, said }).toMatchObject({ code: 0 })
+  expect(said).toContain('no node has the code of some functions')
+  expect(said).toContain(`bundle:${hash}`)
+  await node.stop()
+  wipe(node)
+  renameSync(join(node.dir, 'piped'), node.dataDir)
+  await node.start()
+  expect(await callOf(node, kept.id)).toBe('200 kept')
 })
 
 /** A filesystem of its own, as data directories often have. */
