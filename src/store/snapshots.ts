@@ -12,8 +12,8 @@ import { vacuumUrl } from './vacuum-source.ts'
 import type { VacuumAnswer, VacuumRequest } from './vacuum-thread.ts'
 
 /**
- * The file is removed when it is disposed. A filesystem may take half a second to remove a gigabyte,
- * so that nobody waits for it in the event loop.
+ * The file is removed when it is disposed. To remove a gigabyte may take half a second, in which
+ * the event loop goes on.
  */
 export interface TakenSnapshot extends Described, AsyncDisposable {
   /** What raft carries: see `snapshotName`. */
