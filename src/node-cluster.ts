@@ -398,6 +398,7 @@ function makeMembership(made: {
     ...{ nodeId, clusterId, name, peers, log, config: config.cluster },
     raft: {
       status: () => member.status(),
+      isStarved: () => member.isStarved,
       transfer: to => member.transfer(to),
       proposeConf: change => group.proposeConf(change),
     },

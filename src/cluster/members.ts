@@ -31,6 +31,8 @@ import type { PeerHandlers, Peers } from './types.ts'
 /** The driver, as far as it is needed here. */
 export interface RaftPort {
   status(): CoreStatus
+  /** There is no room on the disk of this node. */
+  isStarved(): boolean
   /** What comes of it shows in `status`. */
   transfer(to: NodeId): void
   /** Resolves when it is applied here. Rejects with `FndError`. */
@@ -420,6 +422,7 @@ export class Members implements ClusterControl, AsyncDisposable {
       selfName: name,
       clusterId,
       core: raft.status(),
+      isStarved: raft.isStarved(),
       rows: rows.nodes(),
       peers: peers.states(),
       nowMs,
