@@ -48,7 +48,7 @@ export async function runRounds(
       throw new Error(`round ${round}, ${fault}, seed ${seed}, see ${path}: ${cause.message}`)
     })
     byFault.set(fault, (byFault.get(fault) ?? 0) + 1)
-    operations += workload.history.length + workload.created.size
+    operations += workload.history.length + workload.created.size + workload.sessionReads
     acknowledged += workload.counts.ok
     recoveryMsMax = Math.max(recoveryMsMax, recoveryMs)
     const { ok, refused, unknown } = workload.counts

@@ -13,7 +13,7 @@ import {
 } from '../sim/registers.ts'
 import type { Answer, Member } from './member.ts'
 
-const requestTimeoutMs = 3000
+const timeoutMs = 3000
 const thinkMs = 4
 
 /** With these the node promises that nothing was or will be done. */
@@ -42,11 +42,15 @@ export class Workload {
   /** Whose creation may have been carried out. */
   readonly uncertain = new Set<string>()
   readonly unexpected: string[] = []
+  /** Reads of one's own writes through other nodes. */
+  sessionReads = 0
   readonly prefix: string
   readonly #members: readonly Member[]
   readonly #random: () => number
   readonly #consistency: 'linear' | 'local'
   readonly #registers: string[] = []
+  /** Of the session. */
+  readonly #ownApps = new Set<string>()
   #clients: Promise<void>[] = []
   #isOver = false
   #written = 0
@@ -77,6 +81,7 @@ export class Workload {
       }
       this.#clients.push(this.#creator(member))
     }
+    this.#clients.push(this.#session())
   }
 
   async stop(): Promise<void> {
@@ -120,6 +125,45 @@ export class Workload {
     }
   }
 
+  /**
+   * Writes through one node, and reads through another what has at least the index of the answer:
+   * it must see its own writes, though it never asks for a linear read. Nobody else writes its app.
+   */
+  async #session(): Promise<void> {
+    let app: string | undefined
+    for (let i = 0; !this.#isOver; i += 1) {
+      const value = `${i}`
+      const config = { v: value }
+      const written =
+        app === undefined
+          ? await this.#ask(this.#any(), 'POST', '/v2/apps', { name: this.#sessionName(i), config })
+          : await this.#ask(this.#any(), 'PUT', `/v2/apps/${app}`, { config })
+      await Bun.sleep(thinkMs)
+      if (written === 'refused') continue
+      // What may still be carried out would change the app at any time.
+      app = written === 'unknown' ? undefined : written.body.id
+      if (written === 'unknown') continue
+      if (app !== undefined) this.#ownApps.add(app)
+      const index = written.headers.get('fnd-applied-index') ?? ''
+      const reader = this.#any()
+      const headers = { 'fnd-consistency': 'local', 'fnd-min-index': index }
+      const read = await reader.ask('GET', `/v2/apps/${app}`, { timeoutMs, headers })
+      if (read?.status === 503 || read === undefined) continue
+      this.sessionReads += 1
+      if (read.body.config?.v === value) continue
+      const seen = `${reader.name} at index ${index} or later shows ${JSON.stringify(read.body)}`
+      this.unexpected.push(`after the write of ${value} to ${app}: ${seen}`)
+    }
+  }
+
+  #sessionName(i: number): string {
+    return `${this.prefix}-r${1000 + i}`
+  }
+
+  #any(): Member {
+    return this.#members[Math.floor(this.#random() * this.#members.length)] ?? this.#first
+  }
+
   async #write(member: Member, key: string): Promise<void> {
     const value = `${++this.#written}`
     const invokedAt = performance.now()
@@ -147,7 +191,7 @@ export class Workload {
     body?: unknown,
   ): Promise<Answer | 'refused' | 'unknown'> {
     const answer = await member.ask(method, path, {
-      timeoutMs: requestTimeoutMs,
+      timeoutMs,
       headers: { 'fnd-consistency': this.#consistency },
       ...(body === undefined ? {} : { body }),
     })
@@ -200,7 +244,7 @@ export class Workload {
 
   /** Deletes its apps, so that a hundred rounds do not slow each other down. */
   async clear(): Promise<void> {
-    const ids: string[] = [...this.#registers]
+    const ids: string[] = [...this.#registers, ...this.#ownApps]
     for (const name of this.created) {
       const { items } = await this.#first.api('GET', `/v2/apps?name=${name}`)
       if (items[0] !== undefined) ids.push(items[0].id)
