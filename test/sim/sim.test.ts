@@ -92,7 +92,7 @@ function run(seed: number): SimResult {
   if (result.failure !== undefined) {
     throw new Error(
       `seed ${seed}: ${result.failure}\n` +
-        `replay: node scripts/bun.mjs test/sim/run.ts --seed ${seed} --verbose`,
+        `replay: node scripts/bun.mjs scripts/simulate.ts --seed ${seed} --verbose`,
     )
   }
   return result
@@ -126,7 +126,7 @@ test('a seed runs byte for byte the same way twice', () => {
 test('seeds that once failed', () => {
   const text = readFileSync(join(import.meta.dir, 'seeds.txt'), 'utf8')
   const found = text.split('\n').flatMap(line => /^\d+/.exec(line)?.[0] ?? [])
-  expect(found.length).toBeGreaterThan(5)
+  expect(found.length).toBeGreaterThan(0)
   for (const seed of found) run(Number(seed))
 }, 600_000)
 
