@@ -90,8 +90,9 @@ function run(seed: number): SimResult {
   seeds += 1
   steps += result.steps
   if (result.failure !== undefined) {
+    const commit = Bun.spawnSync(['git', 'rev-parse', '--short', 'HEAD']).stdout.toString().trim()
     throw new Error(
-      `seed ${seed}: ${result.failure}\n` +
+      `seed ${seed} at ${commit}: ${result.failure}\n` +
         `replay: node scripts/bun.mjs scripts/simulate.ts --seed ${seed} --verbose`,
     )
   }

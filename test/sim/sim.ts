@@ -111,7 +111,8 @@ class Simulation implements Disposable {
 
   #await(what: string, obstacle: () => string | undefined): void {
     const { electionMs } = this.#cluster
-    const untilMs = this.world.nowMs + Math.max(300 * electionMs, 120_000)
+    // A write that was slow when the faults ended is still under way; the rest is quick.
+    const untilMs = this.world.nowMs + this.#options.disk.slowMaxMs + 60 * electionMs
     for (;;) {
       const found = obstacle()
       if (found === undefined) return
