@@ -49,6 +49,8 @@ export interface ClusterParts {
   readonly drainCalls: () => Promise<void>
   /** This node is out of the cluster: it may end. */
   readonly onOut: () => void
+  /** It was removed, and was not asked to leave: it is to end, and to say why. */
+  readonly onExpelled: (reason: StartError) => void
 }
 
 export interface ClusterNode extends AsyncDisposable {
@@ -94,9 +96,9 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const port = entered.entry?.port ?? config.cluster.peerListen.port
   const place = await advertised(config.cluster, port, config.cluster.join[0])
   const handlers = { calls: {}, uploads: {}, downloads: {} }
-  const turnedAway = (message: string) => {
-    if (!made.members.turnedAway()) parts.onFatal(new StartError(message))
-  }
+  // It may have learnt of its removal before it ended.
+  if (roll.isRemoved(nodeId)) throw new StartError(removedText(nodeId))
+  const turnedAway = makeTurnedAway(parts, store, () => made.members)
   const events = eventsOf(parts, store, roll, { joins: () => joins, turnedAway })
   const peers = listenToPeers({ config, store, authority, handlers, events, port, place })
   opening.defer(() => peers.stop())
@@ -140,7 +142,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const resources = opening.move()
   return {
     ...{ store, secrets, peers, spread, members: made.members, fresh: made.fresh },
-    backups: backupsOf({ config, store, secrets, spread, log, referenced: referencedBundles }),
+    backups: backupsOf({ dataDir: config.dataDir, store, secrets, spread, log }),
     address: peers.address,
     announce: apiUrl =>
       announcer.announce({
@@ -215,33 +217,51 @@ function apiUrlOf(config: Config, host: string): string {
   return `http://${placeText({ host: isAny ? host : config.host, port: config.port })}`
 }
 
+function removedText(nodeId: number): string {
+  return (
+    `Node ${nodeId} was removed from the cluster and cannot come back under its id: empty ` +
+    'its data directory and start it with --join.'
+  )
+}
+
+/** What to do when another node says that this one was removed. */
+function makeTurnedAway(
+  { onExpelled }: ClusterParts,
+  { identity, state }: Store,
+  members: () => Members,
+): (message: string) => void {
+  // Whoever left before is to be told why it cannot start, though it still means to leave.
+  const hadLeft = state.node(identity.nodeId)?.state === 'leaving'
+  return message => {
+    members().turnedAway()
+    if (hadLeft || !members().isDeparting) onExpelled(new StartError(message))
+  }
+}
+
 function eventsOf(
   { log, onFatal }: ClusterParts,
   store: Store,
   roll: Roll,
-  late: { readonly joins: () => JoinServer; readonly turnedAway: (message: string) => void },
+  on: { readonly joins: () => JoinServer; readonly turnedAway: (message: string) => void },
 ): PeerEvents {
   return {
     messages: (_from, messages) => store.member.receive(messages),
     unreachable: nodeId => store.member.unreachable(nodeId),
     admit: nodeId => {
       if (!roll.isRemoved(nodeId)) return undefined
-      const message =
-        `Node ${nodeId} was removed from the cluster and cannot come back under its id: empty ` +
-        'its data directory and start it with --join.'
-      return { code: 'not-member', message }
+      return { code: 'not-member', message: removedText(nodeId) }
     },
     hello: (nodeId, hello) => roll.met(nodeId, hello.address),
     problem: (node, reason, refusal) => {
       if (refusal === undefined) log.warn({ node, reason }, 'a node cannot be reached')
       else log.error({ node, refusal: refusal.code }, refusal.message)
-      if (refusal?.code === 'not-member') late.turnedAway(refusal.message)
+      if (refusal?.code === 'not-member') on.turnedAway(refusal.message)
     },
     refused: (refusal, hello, remoteAddress) =>
       log.warn({ node: hello.nodeId, remoteAddress, refusal: refusal.code }, refusal.message),
     skew: (node, skewMs) =>
       log.warn({ node, skewMs }, 'the clocks of two nodes differ: set them, for example by NTP'),
-    joiner: (link, hello) => late.joins().serve(link, hello),
+    joiner: (link, hello) => on.joins().serve(link, hello),
     bug: error => onFatal(error as Error),
   }
 }

@@ -214,6 +214,11 @@ export class Members implements ClusterControl, AsyncDisposable {
     return this.#departure !== undefined
   }
 
+  /** Whether it was asked to leave, and is about to. */
+  get isDeparting(): boolean {
+    return this.#departure !== undefined
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true
     clearInterval(this.#timer)
