@@ -51,11 +51,11 @@ export async function recoverStore(options: RecoverOptions): Promise<Recovered> 
   }
   const identity = { clusterId, nodeId: own.nodeId, uuid: own.uuid }
   const { appliedIndex: index, appliedTerm: term } = db
-  db.flush()
+  await flushed(db)
   // First the log: with it and the old configuration the node waits for members that are not there.
   await recoverLog(storeDir, identity, { index, term })
   db.forceAlone(identity.nodeId)
-  db.flush()
+  await flushed(db)
   return { identity, index, term, appliedCount: index - before }
 }
 
@@ -75,7 +75,10 @@ export async function recoverLog(dir: string, identity: Identity, base: Base): P
 /** Installs a snapshot of which the log does not know that it was installed. */
 export async function finishInstall(log: LmdbLog, db: StateDb): Promise<void> {
   if (log.installing === '') return
-  db.install(log.installing)
+  const name = log.installing
+  await new Promise<void>((resolve, reject) => {
+    db.install(name, error => (error === undefined ? resolve() : reject(error)))
+  })
   const { hardState } = log
   await new Promise<void>((resolve, reject) => {
     log.write({ entries: [], hardState, dropThrough: 0, isInstalled: true }, error => {
@@ -93,6 +96,12 @@ function applyRest(log: LmdbLog, db: StateDb): void {
     db.apply(entries.map(entry => ({ ...entry, confState })))
     index += entries.length
   }
+}
+
+function flushed(db: StateDb): Promise<void> {
+  return new Promise((resolve, reject) => {
+    db.flush(error => (error === undefined ? resolve() : reject(error)))
+  })
 }
 
 function noIdentity(): Identity {

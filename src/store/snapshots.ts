@@ -7,13 +7,12 @@ import { mkdirSync, rmSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FndError } from '../errors.ts'
+import { DiskThread } from './disk-work.ts'
 import { type Described, describeSnapshot, snapshotName } from './snapshot-file.ts'
-import { vacuumUrl } from './vacuum-source.ts'
-import type { VacuumAnswer, VacuumRequest } from './vacuum-thread.ts'
 
 /**
- * The file is removed when it is disposed. A filesystem may take half a second to remove a gigabyte,
- * so that nobody waits for it in the event loop.
+ * The file is removed when it is disposed. A filesystem may take half a second to remove a
+ * gigabyte, so that nobody waits for it in the event loop.
  */
 export interface TakenSnapshot extends Described, AsyncDisposable {
   /** What raft carries: see `snapshotName`. */
@@ -28,15 +27,19 @@ export interface SnapshotsOptions {
   readonly database: string
   /** For files on the same disk; whatever is in it is removed. */
   readonly dir: string
+  /** That of the state machine: while it copies a database it puts no other in its place. */
+  readonly thread?: DiskThread
 }
 
 export class Snapshots {
   readonly #database: string
   readonly #dir: string
+  readonly #thread: DiskThread
   /** One at a time: each writes as much as the whole state. */
   #last: Promise<unknown> = Promise.resolve()
 
-  constructor({ database, dir }: SnapshotsOptions) {
+  constructor({ database, dir, thread = new DiskThread() }: SnapshotsOptions) {
+    this.#thread = thread
     this.#database = database
     this.#dir = dir
     rmSync(dir, { recursive: true, force: true })
@@ -60,7 +63,7 @@ export class Snapshots {
     const path = join(this.#dir, `${randomBytes(8).toString('hex')}.db`)
     const remove = () => rm(path, { force: true })
     try {
-      const { bytes, sha256 } = await vacuum({ database: this.#database, copy: path })
+      const { bytes, sha256 } = await this.#vacuum(path)
       const described = describeSnapshot(path)
       const name = snapshotName({ ...described, sha256 })
       return { ...described, name, path, bytes, sha256, [Symbol.asyncDispose]: remove }
@@ -69,20 +72,11 @@ export class Snapshots {
       throw cause
     }
   }
-}
 
-async function vacuum(request: VacuumRequest): Promise<{ bytes: number; sha256: string }> {
-  const thread = new Worker(vacuumUrl())
-  try {
-    const answer = await new Promise<VacuumAnswer>(resolve => {
-      thread.onmessage = (event: MessageEvent<VacuumAnswer>) => resolve(event.data)
-      thread.onerror = ({ message }) => resolve({ ok: false, code: undefined, message })
-      thread.postMessage(request)
-    })
+  async #vacuum(copy: string): Promise<{ bytes: number; sha256: string }> {
+    const answer = await this.#thread.whenDone({ kind: 'vacuum', database: this.#database, copy })
     if (answer.ok) return answer
     const isFull = answer.code === 'SQLITE_FULL' || answer.code === 'ENOSPC'
     throw new FndError(isFull ? 'disk-full' : 'snapshot-failed', { detail: answer.message })
-  } finally {
-    thread.terminate()
   }
 }
