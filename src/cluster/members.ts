@@ -25,11 +25,14 @@ import type {
 } from './control.ts'
 import { HealthBook } from './health.ts'
 import { lagOf, nodeReports, type ReportFacts, type SeenPeer, statusOf } from './report.ts'
+import type { Where } from './seeker.ts'
 import type { PeerHandlers, Peers } from './types.ts'
 
 /** The driver, as far as it is needed here. */
 export interface RaftPort {
   status(): CoreStatus
+  /** There is no room on the disk of this node. */
+  isStarved(): boolean
   /** What comes of it shows in `status`. */
   transfer(to: NodeId): void
   /** Resolves when it is applied here. Rejects with `FndError`. */
@@ -78,7 +81,7 @@ export interface MembersParts {
 }
 
 type Ask =
-  | { readonly op: 'nodes' | 'pending' }
+  | { readonly op: 'nodes' | 'pending' | 'addresses' }
   | { readonly op: 'approve'; readonly fingerprint: string }
   | { readonly op: 'promote' | 'demote' | 'row'; readonly id: NodeId }
   | { readonly op: 'transfer'; readonly to?: NodeId }
@@ -211,6 +214,11 @@ export class Members implements ClusterControl, AsyncDisposable {
     return this.#departure !== undefined
   }
 
+  /** Whether it was asked to leave, and is about to. */
+  get isDeparting(): boolean {
+    return this.#departure !== undefined
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true
     clearInterval(this.#timer)
@@ -222,6 +230,7 @@ export class Members implements ClusterControl, AsyncDisposable {
   async #answer(ask: Ask): Promise<unknown> {
     const { joins, raft, nodeId, rows } = this.#parts
     if (ask.op === 'nodes') return this.#ownReport()
+    if (ask.op === 'addresses') return connectedAt(this.#parts.peers.states())
     if (ask.op === 'row') return rows.nodes().find(row => row.id === ask.id)?.state ?? null
     if (raft.status().role !== 'leader') {
       throw new FndError('no-leader', { detail: `node ${nodeId} no longer leads` })
@@ -413,6 +422,7 @@ export class Members implements ClusterControl, AsyncDisposable {
       selfName: name,
       clusterId,
       core: raft.status(),
+      isStarved: raft.isStarved(),
       rows: rows.nodes(),
       peers: peers.states(),
       nowMs,
@@ -475,9 +485,15 @@ function askFrom(head: unknown): Ask {
   const isAsk =
     op === 'nodes' ||
     op === 'pending' ||
+    op === 'addresses' ||
     (op === 'approve' && typeof fingerprint === 'string') ||
     ((op === 'promote' || op === 'demote' || op === 'row') && Number.isSafeInteger(id)) ||
     (op === 'transfer' && (to === undefined || Number.isSafeInteger(to)))
   if (!isAsk) throw new FndError('peer-method-unknown', { detail: `cluster: ${String(op)}` })
   return head as Ask
+}
+
+/** Where those are that this node is connected to, for one that looks for them. */
+function connectedAt(peers: readonly SeenPeer[]): readonly Where[] {
+  return peers.filter(({ isConnected }) => isConnected).map(({ id, address }) => ({ id, address }))
 }

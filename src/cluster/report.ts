@@ -13,6 +13,8 @@ export interface ReportFacts {
   readonly selfName: string
   readonly clusterId: string
   readonly core: CoreStatus
+  /** There is no room on the disk of this node. */
+  readonly isStarved: boolean
   readonly rows: readonly Node[]
   readonly peers: readonly SeenPeer[]
   /** On the clock of `PeerState.lastHeardMs`. */
@@ -108,6 +110,7 @@ export function statusOf(facts: ReportFacts): ClusterStatus {
     nodes,
     votersMax: facts.votersMax,
     backlog: core.commit - core.applied,
+    isStarved: facts.isStarved,
   })
   return {
     health: advice.health,

@@ -3,7 +3,7 @@
  * took one removes it.
  */
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, rmSync } from 'node:fs'
+import { mkdirSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FndError } from '../errors.ts'
@@ -21,6 +21,8 @@ export interface TakenSnapshot extends Described, AsyncDisposable {
   readonly path: string
   readonly bytes: number
   readonly sha256: string
+  /** Hashes of the bundles that its functions refer to. */
+  readonly bundles: readonly string[]
 }
 
 export interface SnapshotsOptions {
@@ -28,15 +30,19 @@ export interface SnapshotsOptions {
   readonly database: string
   /** For files on the same disk; whatever is in it is removed. */
   readonly dir: string
+  /** None is begun that would leave less room than this: changes would be refused meanwhile. */
+  readonly freeBytesMin?: number
 }
 
 export class Snapshots {
   readonly #database: string
   readonly #dir: string
+  readonly #freeBytesMin: number
   /** One at a time: each writes as much as the whole state. */
   #last: Promise<unknown> = Promise.resolve()
 
-  constructor({ database, dir }: SnapshotsOptions) {
+  constructor({ database, dir, freeBytesMin = 0 }: SnapshotsOptions) {
+    this.#freeBytesMin = freeBytesMin
     this.#database = database
     this.#dir = dir
     rmSync(dir, { recursive: true, force: true })
@@ -59,19 +65,32 @@ export class Snapshots {
   async #take(): Promise<TakenSnapshot> {
     const path = join(this.#dir, `${randomBytes(8).toString('hex')}.db`)
     const remove = () => rm(path, { force: true })
+    this.#mustHaveRoom()
     try {
-      const { bytes, sha256 } = await vacuum({ database: this.#database, copy: path })
+      const { bytes, sha256, bundles } = await vacuum({ database: this.#database, copy: path })
       const described = describeSnapshot(path)
       const name = snapshotName({ ...described, sha256 })
-      return { ...described, name, path, bytes, sha256, [Symbol.asyncDispose]: remove }
+      return { ...described, name, path, bytes, sha256, bundles, [Symbol.asyncDispose]: remove }
     } catch (cause) {
       await remove()
       throw cause
     }
   }
+
+  #mustHaveRoom(): void {
+    const { bavail, bsize } = statfsSync(this.#dir)
+    const bytes = sizeOf(this.#database) + sizeOf(`${this.#database}-wal`)
+    if (bavail * bsize >= bytes + this.#freeBytesMin) return
+    const detail = `a copy of the state needs ${bytes} bytes, besides the reserve for changes`
+    throw new FndError('disk-full', { detail })
+  }
 }
 
-async function vacuum(request: VacuumRequest): Promise<{ bytes: number; sha256: string }> {
+function sizeOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.size ?? 0
+}
+
+async function vacuum(request: VacuumRequest): Promise<VacuumAnswer & { ok: true }> {
   const thread = new Worker(vacuumUrl())
   try {
     const answer = await new Promise<VacuumAnswer>(resolve => {

@@ -5,6 +5,7 @@
 import { Database } from 'bun:sqlite'
 import { createHash } from 'node:crypto'
 import { closeSync, fsyncSync, openSync, readSync } from 'node:fs'
+import { imagesSql, referencedBundles } from './references.ts'
 
 export interface VacuumRequest {
   readonly database: string
@@ -13,7 +14,13 @@ export interface VacuumRequest {
 }
 
 export type VacuumAnswer =
-  | { readonly ok: true; readonly bytes: number; readonly sha256: string }
+  | {
+      readonly ok: true
+      readonly bytes: number
+      readonly sha256: string
+      /** Hashes of the bundles that its functions refer to. */
+      readonly bundles: readonly string[]
+    }
   | { readonly ok: false; readonly code: string | undefined; readonly message: string }
 
 declare const self: Worker
@@ -34,11 +41,16 @@ function answerTo({ database, copy }: VacuumRequest): VacuumAnswer {
     } finally {
       db.close(true)
     }
-    return { ok: true, ...flushAndHash(copy) }
+    return { ok: true, ...flushAndHash(copy), bundles: bundlesIn(copy) }
   } catch (cause) {
     const { code, message } = cause as Error & { code?: string }
     return { ok: false, code, message }
   }
+}
+
+function bundlesIn(copy: string): string[] {
+  using db = new Database(copy, { readonly: true })
+  return referencedBundles(db.query<{ image: string }, []>(imagesSql).all())
 }
 
 /** SQLite does not flush what `VACUUM INTO` writes. */

@@ -53,6 +53,7 @@ export class World implements AsyncDisposable {
       name: `node${id}`,
       raft: {
         status: () => this.core(id),
+        isStarved: () => false,
         transfer: to => this.lead(to),
         proposeConf: async change => {
           this.#mustLead(id)

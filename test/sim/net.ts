@@ -4,6 +4,7 @@
  * transport refuses it by its checksum. Frames outlive the processes that sent them.
  */
 import type { Message, NodeId } from '../../src/raft/types.ts'
+import { decodeMessages, encodeMessages } from '../../src/raft/wire.ts'
 import type { NetOptions } from './options.ts'
 import type { Prng } from './prng.ts'
 import type { World } from './world.ts'
@@ -18,6 +19,7 @@ export const peaceful: NetOptions = {
   lateMaxMs: 0,
   lateCopies: false,
   linkQueueMax: 10_000,
+  isEncoded: false,
   clogEveryMs: 0,
   partitionEveryMs: 0,
   partitionMs: 0,
@@ -47,9 +49,10 @@ export class SimNet {
     this.#deliver = deliver
   }
 
-  send(message: Message): void {
-    const { from, to } = message
+  send(given: Message): void {
+    const { from, to } = given
     const prng = this.#prng
+    const message = this.options.isEncoded ? this.#coded(given) : given
     const link = this.#link(from, to)
     if (this.#isLost(from, to)) return
     if (link.queued >= this.options.linkQueueMax) {
@@ -108,6 +111,19 @@ export class SimNet {
       return true
     }
     return false
+  }
+
+  /** As it comes out at the other end; one that was changed on its way must not come out. */
+  #coded(message: Message): Message {
+    const bytes = encodeMessages([message])
+    const decoded = decodeMessages(bytes)
+    if (!decoded.ok) this.#world.fail(`a message is refused: ${decoded.fault}`)
+    const changed = bytes.slice()
+    const at = this.#prng.below(changed.length)
+    changed[at] = (changed[at] ?? 0) ^ (1 << this.#prng.below(8))
+    if (decodeMessages(changed).ok) this.#world.fail(`a message that was changed at ${at} is taken`)
+    this.#world.count('fault: frame changed on its way')
+    return decoded.messages[0] ?? message
   }
 
   #carry(message: Message, link: Link, isLate = false): void {

@@ -37,6 +37,8 @@ export interface NetOptions {
   /** All second copies are late. */
   readonly lateCopies: boolean
   readonly linkQueueMax: number
+  /** Messages go as the bytes of the real transport. */
+  readonly isEncoded: boolean
   readonly clogEveryMs: number
   readonly partitionEveryMs: number
   readonly partitionMs: number
@@ -98,7 +100,22 @@ export interface LoadOptions {
 
 export function optionsFrom(prng: Prng): SimOptions {
   const options = calmOptionsFrom(prng)
-  return prng.chance(0.2) ? stormy(options, prng) : options
+  const isStormy = prng.chance(0.2)
+  if (prng.chance(0.03)) return onStateDb(options)
+  return isStormy ? stormy(options, prng) : options
+}
+
+/** It is slow, so it gets less to do. Its commands do not count once by themselves. */
+function onStateDb(options: SimOptions): SimOptions {
+  const { faultsMs, limits, load } = options
+  const electionMs = (limits.tickMs ?? 1) * (limits.electionTick ?? 1)
+  return {
+    ...options,
+    machine: 'state-db',
+    faultsMs: Math.min(faultsMs, electionMs * 25),
+    limits: { ...limits, flushEveryMax: Math.max(10, limits.flushEveryMax ?? 10) },
+    load: { ...load, attemptsMax: 1 },
+  }
 }
 
 /**
@@ -222,6 +239,7 @@ function netFrom(
     lateMaxMs: electionMs * prng.pick([2, 8, 30]),
     lateCopies: false,
     linkQueueMax: prng.pick([4, 50, 10_000]),
+    isEncoded: prng.chance(0.25),
     clogEveryMs: sometimes(0.3, () => electionMs * prng.between(1, 10)),
     partitionEveryMs: sometimes(0.6, () => electionMs * prng.pick([2, 5, 15])),
     partitionMs: electionMs * prng.pick([0.5, 2, 5, 15]),
