@@ -1,6 +1,6 @@
 /**
  * The state machine of the product in the simulation: `StateDb` on files, with the real code that
- * applies commands and installs snapshots. Keys are apps, whose values are in their configuration.
+ * applies commands. Keys are apps, whose values are in their configuration.
  */
 import { Database } from 'bun:sqlite'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
@@ -50,7 +50,7 @@ export class StateDbFiles implements Disposable {
   make(image: MachineImage): StateDbMachine {
     this.#count += 1
     const dir = join(this.#dir, `${this.#count}`)
-    mkdirSync(join(dir, 'staged'), { recursive: true })
+    mkdirSync(dir, { recursive: true })
     return new StateDbMachine(this.#dir, dir, image)
   }
 
@@ -59,16 +59,18 @@ export class StateDbFiles implements Disposable {
   }
 }
 
+/** No checkpoints: what they make durable is the simulated disk's to say. */
+const noThread = { ask: () => undefined }
+
 export class StateDbMachine implements SimMachine {
   readonly #imagesDir: string
   readonly #dir: string
-  readonly #db: StateDb
+  #db: StateDb
 
   constructor(imagesDir: string, dir: string, image: MachineImage) {
     this.#imagesDir = imagesDir
     this.#dir = dir
-    copyFileSync(join(imagesDir, String(image.state)), this.#path)
-    this.#db = new StateDb(this.#path, { stagedDir: join(dir, 'staged') })
+    this.#db = this.#opened(image)
   }
 
   get #path(): string {
@@ -103,14 +105,6 @@ export class StateDbMachine implements SimMachine {
     })
   }
 
-  flush(): void {
-    this.#db.flush()
-  }
-
-  install(data: string): void {
-    this.#db.install(data)
-  }
-
   /** One file for all nodes that are in this state. */
   image(): MachineImage {
     const { appliedIndex: index, appliedTerm: term, confState, hash } = this
@@ -124,10 +118,16 @@ export class StateDbMachine implements SimMachine {
     return { index, term, confState, hash, state }
   }
 
+  /** Without the thread that swaps files in a server: here nothing may happen in its own time. */
   become(image: MachineImage): void {
-    const name = String(image.state)
-    copyFileSync(join(this.#imagesDir, name), join(this.#dir, 'staged', name))
-    this.#db.install(name)
+    this.#db[Symbol.dispose]()
+    for (const end of ['-wal', '-shm']) rmSync(`${this.#path}${end}`, { force: true })
+    this.#db = this.#opened(image)
+  }
+
+  #opened(image: MachineImage): StateDb {
+    copyFileSync(join(this.#imagesDir, String(image.state)), this.#path)
+    return new StateDb(this.#path, { thread: noThread })
   }
 
   end(): void {
