@@ -33,6 +33,7 @@ const rounds = Number(values.rounds)
 const durationMs = Number(values.seconds) * 1000
 const clientCounts = values.clients.split(',').map(Number)
 const valueBytes = 256
+const warmUpClients = 64
 
 interface Measured {
   readonly perSecond: number
@@ -78,6 +79,11 @@ interface Row {
   readonly name: string
   readonly perSecond: number
   readonly p99Ms: number
+}
+
+/** As after some minutes of life: what is compiled while it runs is compiled. */
+async function warmUp(sides: readonly Side[]): Promise<void> {
+  for (const side of sides) await side.run(warmUpClients)
 }
 
 /** All sides in turns; prints a table with ratios to the first side. */
@@ -157,6 +163,7 @@ async function compareClusters(): Promise<void> {
     ofFnd('all members', async () => fnd.ports),
   ]
   console.log('Three members each, flushed, on this machine')
+  await warmUp(sides)
   for (const clients of clientCounts) {
     const rows = await compare(sides, clients)
     figureOf(rows, 'fnd, leader', 'etcd, leader', clients)
@@ -201,6 +208,7 @@ async function compareSingle(): Promise<void> {
     pumpedSide('fnd', [fnd.first.pid], pump([fnd.first.port]), applied),
   ]
   console.log('\nOne node, and LMDB on the same disk')
+  await warmUp(sides)
   for (const clients of clientCounts) {
     const rows = await compare(sides, clients)
     const [each, batch, http, ours] = rows.map(row => row.perSecond)

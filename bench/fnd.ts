@@ -4,7 +4,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 
-export const binary = resolve(import.meta.dir, '../dist/fnd')
+export const binary = process.env.FND_BENCH_BIN ?? resolve(import.meta.dir, '../dist/fnd')
 
 export interface Deployed {
   readonly app: string

@@ -50,6 +50,14 @@ export const mutations: readonly Mutation[] = [
     'this.#route([...ready.messages, ...ready.answers])\n    const',
   ),
   one(
+    '2b',
+    'a leader counts itself before it has written',
+    core,
+    leader,
+    "state.send('MsgAppResp', state.id, { index: state.log.lastIndex })",
+    'state.progress.get(state.id)?.acknowledged(state.log.lastIndex)',
+  ),
+  one(
     '3',
     'entries of older terms are committed by counting',
     core,
@@ -161,14 +169,6 @@ export const mutations: readonly Mutation[] = [
     `${raft}/core.ts`,
     'if (isOfTerm && term < state.term) {',
     "if (isOfTerm && term < state.term && type !== 'MsgAppResp') {",
-  ),
-  one(
-    '15b',
-    'entries replaced on the way to the disk are durable',
-    core,
-    `${raft}/log.ts`,
-    'if (index <= this.#persisted || this.term(index) !== term) return',
-    'if (index <= this.#persisted) return',
   ),
   one(
     '16',

@@ -170,7 +170,7 @@ async function main(): Promise<number> {
   }
   const paths = testFiles(positionals)
   // End-to-end tests start servers and functions, and measure memory: one at a time.
-  const isHeavy = (path: string) => path.includes('/test/e2e/')
+  const isHeavy = (path: string) => /\/test\/(cluster-)?e2e\//.test(path)
   outcomes.push(
     ...(await runAll(
       paths.filter(path => !isHeavy(path)),

@@ -42,6 +42,7 @@ const table = {
   'snapshot-invalid': { status: 400, message: 'Invalid snapshot' },
   'snapshot-failed': { status: 500, message: 'No snapshot of the state could be taken' },
   'backup-invalid': { status: 400, message: 'Invalid backup' },
+  'backup-failed': { status: 500, message: 'No backup could be made' },
   'upgrade-pending': {
     status: 409,
     message: 'Not before every node of the cluster runs a version of fnd that knows this change',

@@ -1,48 +1,33 @@
 /** Composition of a backup: the state as of one moment, the bundles it needs, and the keys. */
-import { ensureAdminToken } from './api/auth.ts'
-import type { Backups } from './api/fnd/backup.ts'
+import { ensureAdminToken, tokenFile } from './api/auth.ts'
+import type { Backup, Backups } from './api/fnd/backup.ts'
 import type { BundleSpread } from './cluster/bundle-spread.ts'
-import type { Config } from './config.ts'
 import { FndError } from './errors.ts'
 import type { Logger } from './log.ts'
-import { type BackupBundle, exportBackup } from './store/backup.ts'
+import { type BackupPart, exportBackup, partOfBundle, partOfBytes } from './store/backup.ts'
 import type { Store } from './store/replica.ts'
 import type { SecretBox } from './store/secrets.ts'
+import type { TakenSnapshot } from './store/snapshots.ts'
 import { version } from './version.ts'
 
-export interface BackupParts {
-  readonly config: Config
+interface BackupSources {
+  readonly dataDir: string
   readonly store: Store
   readonly secrets: SecretBox
   readonly spread: BundleSpread
   readonly log: Logger
-  /** Hashes of the bundles that functions refer to. */
-  readonly referenced: (store: Store) => ReadonlySet<string>
 }
 
-export function backupsOf(parts: BackupParts): Backups {
-  const { config, store, secrets, referenced } = parts
+/** So that nothing is collected while a slow reader takes it. */
+const keepEveryMs = 10 * 60_000
+
+/** What a new cluster needs of this one, as of one moment. */
+export function backupsOf(sources: BackupSources): Backups {
   return {
     open: async () => {
-      // A function may come or go while the snapshot is made; both ways its bundle is wanted.
-      const before = referenced(store)
-      const snapshot = await store.snapshots.take()
+      const snapshot = await sources.store.snapshots.take()
       try {
-        const hashes = new Set([...before, ...referenced(store)])
-        const { bundles, missing } = await bundlesOf(parts, [...hashes].sort())
-        const { clusterId, nodeId } = store.identity
-        const token = new TextEncoder().encode(`${ensureAdminToken(config.dataDir)}\n`)
-        const keys = [
-          { path: 'secrets.key', bytes: secrets.shared() },
-          { path: 'admin.token', bytes: token },
-        ]
-        const origin = { version, clusterId, nodeId, createdMs: Date.now() }
-        const content = { parts: keys, bundles, missing }
-        return {
-          body: disposing(exportBackup(snapshot, origin, content), snapshot),
-          index: snapshot.index,
-          fileName: `fnd-${snapshot.index}.backup`,
-        }
+        return await backupOf(sources, snapshot)
       } catch (cause) {
         await snapshot[Symbol.asyncDispose]()
         throw cause
@@ -51,29 +36,84 @@ export function backupsOf(parts: BackupParts): Backups {
   }
 }
 
-/** Those that no node has are left out, and named: the rest is worth saving all the same. */
-async function bundlesOf({ store, spread, log }: BackupParts, hashes: readonly string[]) {
-  const bundles: BackupBundle[] = []
+async function backupOf(sources: BackupSources, snapshot: TakenSnapshot): Promise<Backup> {
+  const { dataDir, store, secrets } = sources
+  const { bundles, missing } = await bundlesOf(sources, snapshot.bundles)
+  const { clusterId, nodeId } = store.identity
+  const parts = [
+    partOfBytes('secrets.key', secrets.shared()),
+    partOfBytes(tokenFile, new TextEncoder().encode(`${ensureAdminToken(dataDir)}\n`)),
+    ...bundles,
+  ]
+  const origin = { version, clusterId, nodeId, createdMs: Date.now() }
+  const held = new AsyncDisposableStack()
+  held.use(snapshot)
+  const keeping = setInterval(() => {
+    for (const hash of snapshot.bundles) store.bundles.keep(hash)
+  }, keepEveryMs)
+  held.defer(() => clearInterval(keeping))
+  return {
+    body: disposing(exportBackup(snapshot, origin, parts, missing), held),
+    index: snapshot.index,
+    fileName: `fnd-${snapshot.index}.backup`,
+    missing,
+  }
+}
+
+/**
+ * Fetches what this node does not have. Those that are lost, on all nodes, are left out: the rest
+ * is worth saving. Rejects with `bundle-unreachable` when another node may have one.
+ */
+async function bundlesOf({ store, spread, log }: BackupSources, hashes: readonly string[]) {
+  const bundles: BackupPart[] = []
   const missing: string[] = []
   for (const hash of hashes) {
-    try {
-      await spread.ensure(hash)
-    } catch (cause) {
-      if (!(cause instanceof FndError)) throw cause
+    const tar = (await isHad(spread, hash)) ? store.bundles.tar(hash) : undefined
+    if (tar === undefined) {
+      missing.push(hash)
+      continue
     }
-    // Kept, so that it is not collected while the backup is read.
-    const tar = store.bundles.keep(hash) ? store.bundles.tar(hash) : undefined
-    if (tar === undefined) missing.push(hash)
-    else bundles.push({ hash, tar })
+    store.bundles.keep(hash)
+    bundles.push(partOfBundle(hash, tar.bytes, () => mustTar(store, hash)))
   }
   if (missing.length > 0) log.warn({ bundles: missing }, 'a backup lacks bundles that no node has')
   return { bundles, missing }
 }
 
-async function* disposing(
-  body: AsyncIterable<Uint8Array>,
+async function isHad(spread: BundleSpread, hash: string): Promise<boolean> {
+  try {
+    await spread.ensure(hash)
+    return true
+  } catch (cause) {
+    if (cause instanceof FndError && cause.code === 'bundle-not-found') return false
+    throw cause
+  }
+}
+
+function mustTar(store: Store, hash: string): AsyncIterable<Uint8Array> {
+  const tar = store.bundles.tar(hash)
+  if (tar === undefined) throw new FndError('backup-failed', { detail: `${hash} was removed` })
+  return tar.chunks
+}
+
+/** `held` goes when the body was read, and also when nobody began to. */
+function disposing(
+  body: AsyncGenerator<Uint8Array>,
   held: AsyncDisposable,
-): AsyncGenerator<Uint8Array> {
-  await using _held = held
-  yield* body
+): AsyncIterable<Uint8Array> {
+  const end = async (): Promise<IteratorResult<Uint8Array>> => {
+    await body.return(undefined)
+    await held[Symbol.asyncDispose]()
+    return { done: true, value: undefined }
+  }
+  const next = async (): Promise<IteratorResult<Uint8Array>> => {
+    try {
+      const step = await body.next()
+      return step.done === true ? await end() : step
+    } catch (cause) {
+      await end()
+      throw cause
+    }
+  }
+  return { [Symbol.asyncIterator]: () => ({ next, return: end }) }
 }

@@ -2,7 +2,6 @@
  * Composition of a node's place in its cluster: the store as a member of the group, the peers, who
  * belongs to them, and what travels between them. `node.ts` puts the rest around it.
  */
-import { X509Certificate } from 'node:crypto'
 import { join } from 'node:path'
 import { adoptAdminToken, ensureAdminToken } from './api/auth.ts'
 import type { Backups } from './api/fnd/backup.ts'
@@ -11,20 +10,19 @@ import { Announcer } from './cluster/announcer.ts'
 import { Authority } from './cluster/authority.ts'
 import { BundleServer } from './cluster/bundle-serve.ts'
 import { BundleSpread } from './cluster/bundle-spread.ts'
-import { advertised, type Entry, enter } from './cluster/entry.ts'
+import { advertised, type Entry, enter, forgetUuid } from './cluster/entry.ts'
 import { Forwarder } from './cluster/forward.ts'
 import { Freshness } from './cluster/fresh.ts'
-import { peerNameOf } from './cluster/identity.ts'
 import { JoinServer } from './cluster/join-server.ts'
 import { Members, type NodeRows } from './cluster/members.ts'
 import { PeerWatch } from './cluster/peer-watch.ts'
 import { ClusterPeers, type PeerEvents } from './cluster/peers.ts'
 import { RaftLog } from './cluster/raft-log.ts'
 import { Roll } from './cluster/roll.ts'
+import { mustBeOfThisCluster, Seeker } from './cluster/seeker.ts'
 import { SnapshotTransfer } from './cluster/snapshot-transfer.ts'
 import { mintToken } from './cluster/token.ts'
-import { connectTls } from './cluster/transport.ts'
-import { joinRefusal, upgradeRefusal } from './cluster/upgrade.ts'
+import { addressRefusal, joinRefusal, upgradeRefusal } from './cluster/upgrade.ts'
 import type { Config } from './config.ts'
 import { placeText } from './config-cluster.ts'
 import { FndError, StartError } from './errors.ts'
@@ -51,6 +49,8 @@ export interface ClusterParts {
   readonly drainCalls: () => Promise<void>
   /** This node is out of the cluster: it may end. */
   readonly onOut: () => void
+  /** It was removed, and was not asked to leave: it is to end, and to say why. */
+  readonly onExpelled: (reason: StartError) => void
 }
 
 export interface ClusterNode extends AsyncDisposable {
@@ -83,7 +83,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const store = opening.use(await openMember(parts, late, entered))
   const secrets = new SecretBox(config.dataDir)
   const { clusterId, nodeId } = store.identity
-  await mustBeOfThisCluster(config, store)
+  await mustBeOfThisCluster(config, store.identity, store.state.nodes())
   const authority = await Authority.open({
     dataDir: config.dataDir,
     clusterId,
@@ -96,9 +96,9 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const port = entered.entry?.port ?? config.cluster.peerListen.port
   const place = await advertised(config.cluster, port, config.cluster.join[0])
   const handlers = { calls: {}, uploads: {}, downloads: {} }
-  const turnedAway = (message: string) => {
-    if (!made.members.turnedAway()) parts.onFatal(new StartError(message))
-  }
+  // It may have learnt of its removal before it ended.
+  if (roll.isRemoved(nodeId)) throw new StartError(removedText(nodeId))
+  const turnedAway = makeTurnedAway(parts, store, () => made.members)
   const events = eventsOf(parts, store, roll, { joins: () => joins, turnedAway })
   const peers = listenToPeers({ config, store, authority, handlers, events, port, place })
   opening.defer(() => peers.stop())
@@ -133,13 +133,16 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   )
   const watching = watchPeers(parts, peers)
   opening.defer(() => clearInterval(watching))
+  opening.use(makeSeeker(config, store, authority, peers))
   store.member.start()
-  const announcer = new Announcer(nodeId, store.state)
+  const announcer = new Announcer(nodeId, store.state, () =>
+    store.member.status().confState.voters.includes(nodeId),
+  )
   opening.defer(() => announcer.stop())
   const resources = opening.move()
   return {
     ...{ store, secrets, peers, spread, members: made.members, fresh: made.fresh },
-    backups: backupsOf({ config, store, secrets, spread, log, referenced: referencedBundles }),
+    backups: backupsOf({ dataDir: config.dataDir, store, secrets, spread, log }),
     address: peers.address,
     announce: apiUrl =>
       announcer.announce({
@@ -169,7 +172,7 @@ async function openMember(
       else late.transfer.send(message, done)
     },
   }
-  return await openStore({
+  const store = await openStore({
     dataDir: config.dataDir,
     onFatal,
     network,
@@ -192,6 +195,8 @@ async function openMember(
       return entry.identity
     },
   })
+  await forgetUuid(config.dataDir)
+  return store
 }
 
 /** What all nodes of a cluster share, and a joiner was given. */
@@ -212,63 +217,51 @@ function apiUrlOf(config: Config, host: string): string {
   return `http://${placeText({ host: isAny ? host : config.host, port: config.port })}`
 }
 
-/**
- * Whoever gives `--join` to a directory that is a cluster of its own means another one. Asked only
- * while this node knows no other; a member that cannot be reached says nothing either way.
- */
-async function mustBeOfThisCluster(config: Config, store: Store): Promise<void> {
-  const { clusterId, nodeId } = store.identity
-  const [target] = config.cluster.join
-  if (target === undefined || store.state.nodes().some(({ id }) => id !== nodeId)) return
-  if (store.state.nodes().length === 0) return
-  const credentials = { authority: undefined, certificate: undefined, key: undefined }
-  let other: string | undefined
-  const connected = await connectTls({
-    ...target,
-    credentials,
-    timeoutMs: 2000,
-    check: link => {
-      const pem = link.peerCertificate
-      other = pem === undefined ? undefined : peerNameOf(new X509Certificate(pem.raw))?.clusterId
-      return undefined
-    },
-  })
-  if (connected.ok) connected.link.destroy()
-  if (other === undefined || other === clusterId) return
-  throw new StartError(
-    `${config.dataDir} holds a cluster of its own (${clusterId}), and ${placeText(target)} is of ` +
-      `another (${other}): joining would lose what is in it. Give an empty directory with ` +
-      '--data, or drop --join; `fnd backup` keeps what is here.',
+function removedText(nodeId: number): string {
+  return (
+    `Node ${nodeId} was removed from the cluster and cannot come back under its id: empty ` +
+    'its data directory and start it with --join.'
   )
+}
+
+/** What to do when another node says that this one was removed. */
+function makeTurnedAway(
+  { onExpelled }: ClusterParts,
+  { identity, state }: Store,
+  members: () => Members,
+): (message: string) => void {
+  // Whoever left before is to be told why it cannot start, though it still means to leave.
+  const hadLeft = state.node(identity.nodeId)?.state === 'leaving'
+  return message => {
+    members().turnedAway()
+    if (hadLeft || !members().isDeparting) onExpelled(new StartError(message))
+  }
 }
 
 function eventsOf(
   { log, onFatal }: ClusterParts,
   store: Store,
   roll: Roll,
-  late: { readonly joins: () => JoinServer; readonly turnedAway: (message: string) => void },
+  on: { readonly joins: () => JoinServer; readonly turnedAway: (message: string) => void },
 ): PeerEvents {
   return {
     messages: (_from, messages) => store.member.receive(messages),
     unreachable: nodeId => store.member.unreachable(nodeId),
     admit: nodeId => {
       if (!roll.isRemoved(nodeId)) return undefined
-      const message =
-        `Node ${nodeId} was removed from the cluster and cannot come back under its id: empty ` +
-        'its data directory and start it with --join.'
-      return { code: 'not-member', message }
+      return { code: 'not-member', message: removedText(nodeId) }
     },
     hello: (nodeId, hello) => roll.met(nodeId, hello.address),
     problem: (node, reason, refusal) => {
       if (refusal === undefined) log.warn({ node, reason }, 'a node cannot be reached')
       else log.error({ node, refusal: refusal.code }, refusal.message)
-      if (refusal?.code === 'not-member') late.turnedAway(refusal.message)
+      if (refusal?.code === 'not-member') on.turnedAway(refusal.message)
     },
     refused: (refusal, hello, remoteAddress) =>
       log.warn({ node: hello.nodeId, remoteAddress, refusal: refusal.code }, refusal.message),
     skew: (node, skewMs) =>
       log.warn({ node, skewMs }, 'the clocks of two nodes differ: set them, for example by NTP'),
-    joiner: (link, hello) => late.joins().serve(link, hello),
+    joiner: (link, hello) => on.joins().serve(link, hello),
     bug: error => onFatal(error as Error),
   }
 }
@@ -328,7 +321,9 @@ function makeJoins(parts: {
       if (store.state.node(nodeId) === undefined) throw new FndError('no-leader')
       const { uuid, name, apiUrl, version: theirs, commandVersion: known, address } = request
       const view = { clusterVersion: store.state.clusterVersion(), nodes: store.state.nodes() }
-      const refusal = joinRefusal(known, view)
+      const isThere = (id: number) =>
+        id === nodeId || peers.states().some(peer => peer.id === id && peer.isConnected)
+      const refusal = joinRefusal(known, view) ?? addressRefusal(request, view.nodes, isThere)
       if (refusal !== undefined) throw new FndError('join-refused', { detail: refusal })
       const fields = { uuid, name, apiUrl, version: theirs, commandVersion: known }
       const join = { ...fields, peerAddress: address, atMs: Date.now() }
@@ -403,6 +398,7 @@ function makeMembership(made: {
     ...{ nodeId, clusterId, name, peers, log, config: config.cluster },
     raft: {
       status: () => member.status(),
+      isStarved: () => member.isStarved,
       transfer: to => member.transfer(to),
       proposeConf: change => group.proposeConf(change),
     },
@@ -452,6 +448,16 @@ function rowsOf(store: Store, forward: Forwarder): NodeRows {
     removeRow: id => change({ type: 'node.remove', id }),
     raiseVersion: to => change({ type: 'cluster.version', version: to }),
   }
+}
+
+function makeSeeker(config: Config, store: Store, authority: Authority, peers: ClusterPeers) {
+  return new Seeker({
+    targets: config.cluster.join,
+    clusterId: store.identity.clusterId,
+    authority: authority.pair.certificate,
+    isLost: () => store.member.lead === 0,
+    peers,
+  })
 }
 
 function makeSpread(store: Store, peers: ClusterPeers, log: Logger): BundleSpread {

@@ -47,10 +47,19 @@ export interface FndNode extends AsyncDisposable {
   readonly closed: Promise<void>
 }
 
-/** What the cluster may ask for, once there is something to end. */
-interface Ending {
-  drainCalls: () => Promise<void>
-  stop: () => Promise<void>
+/** What the cluster may ask for before there is something to end. */
+class Ending {
+  drainCalls = () => Promise.resolve()
+  readonly #asked = Promise.withResolvers<StartError | undefined>()
+
+  /** Of the first that asked: undefined when all is well. */
+  get reason(): Promise<StartError | undefined> {
+    return this.#asked.promise
+  }
+
+  ask(reason?: StartError): void {
+    this.#asked.resolve(reason)
+  }
 }
 
 const bundleGraceMs = 3_600_000
@@ -62,12 +71,13 @@ const bundlePrefix = 'bundle:'
 export async function startNode(config: Config, log: Logger): Promise<FndNode> {
   await using opening = new AsyncDisposableStack()
   const metrics = new Metrics({ clock: systemClock, version, commit })
-  const ending: Ending = { drainCalls: () => Promise.resolve(), stop: () => Promise.resolve() }
+  const ending = new Ending()
   const cluster = opening.use(
     await openCluster({
       ...{ config, log, onFatal: makeOnFatal(log), recorder: metrics.raft },
       drainCalls: () => ending.drainCalls(),
-      onOut: () => void ending.stop(),
+      onOut: () => ending.ask(),
+      onExpelled: reason => ending.ask(reason),
     }),
   )
   const { store, secrets, spread } = cluster
@@ -102,21 +112,12 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
   })
   beginWith(cluster, parts.invocations)
   const collecting = setInterval(() => void collectBundles(store, log), collectEveryMs)
-  log.info(
-    {
-      ...{ version, commit, url, data: config.dataDir, isolation: driver.isolation().level },
-      ...{ node: store.identity.nodeId, cluster: store.identity.clusterId },
-      peers: cluster.address,
-    },
-    `fnd listens on ${url}`,
-  )
-  if (config.isAuthOff) {
-    log.warn('no admin token is asked for: anything on this machine may administer, functions too')
-  }
+  tellStart(log, config, cluster, { url, isolation: driver.isolation().level })
   opening.adopt(withdraw, remove => remove())
   const resources = opening.move()
   const closed = Promise.withResolvers<void>()
   let stopping: Promise<void> | undefined
+  let fault: StartError | undefined
   const stop = (): Promise<void> => {
     stopping ??= (async () => {
       state.isDraining = true
@@ -129,15 +130,40 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
       await server.stop(true)
       await resources.disposeAsync()
     })()
-    stopping.then(closed.resolve, closed.reject)
+    stopping.then(
+      () => (fault === undefined ? closed.resolve() : closed.reject(fault)),
+      closed.reject,
+    )
     return stopping
   }
-  ending.stop = stop
+  void ending.reason.then(reason => {
+    fault = reason
+    // A failure to stop shows in `closed`.
+    stop().catch(() => undefined)
+  })
   ending.drainCalls = () => {
     state.isDraining = true
     return parts.runner.drain(config.limits.drainMs)
   }
   return { url, stop, closed: closed.promise, [Symbol.asyncDispose]: stop }
+}
+
+function tellStart(
+  log: Logger,
+  config: Config,
+  { store, address }: ClusterNode,
+  { url, isolation }: { readonly url: string; readonly isolation: string },
+): void {
+  log.info(
+    {
+      ...{ version, commit, url, data: config.dataDir, isolation },
+      ...{ node: store.identity.nodeId, cluster: store.identity.clusterId, peers: address },
+    },
+    `fnd listens on ${url}`,
+  )
+  if (config.isAuthOff) {
+    log.warn('no admin token is asked for: anything on this machine may administer, functions too')
+  }
 }
 
 function makeOnFatal(log: Logger): (error: Error) => void {

@@ -7,11 +7,19 @@ import { createReadStream, existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { removeClusterFiles } from './cluster/authority.ts'
 import { StartError } from './errors.ts'
-import { restoreBackup as restore } from './store/backup.ts'
+import { Bundles } from './store/bundles.ts'
 import { StateDb } from './store/db.ts'
 import { DataLock } from './store/lock.ts'
 import { LmdbLog } from './store/log.ts'
 import { recoverStore } from './store/recover.ts'
+import { imagesSql, referencedBundles } from './store/references.ts'
+import {
+  isFreeToRestore,
+  mustNotBeHalfRestored,
+  restoreBackup as restore,
+} from './store/restore.ts'
+
+export { isFreeToRestore }
 
 export interface DataSummary {
   readonly clusterId: string
@@ -31,26 +39,25 @@ export interface Restored {
   readonly nodeId: number
   /** The last entry that is kept. */
   readonly index: number
-  /** Hashes of bundles that functions refer to and that are not there. */
+  /** Hashes of bundles that functions refer to and that are not there: deploy them again. */
   readonly missing: readonly string[]
 }
 
 /** Changes nothing that counts. */
 export async function inspectData(dataDir: string): Promise<DataSummary> {
-  const storeDir = mustHoldLog(dataDir)
+  const storeDir = mustHoldData(dataDir)
   using _lock = new DataLock(dataDir)
   using db = new StateDb(join(storeDir, 'state.db'))
-  const log = await LmdbLog.open({ dir: storeDir, identity: () => nobody, freeBytesMin: 0 })
+  const log = await LmdbLog.open({ dir: storeDir, identity: mustHaveIdentity, freeBytesMin: 0 })
   try {
-    const { clusterId, nodeId } = log.identity
-    const { lastIndex } = log
-    const { appliedIndex } = db
+    const { identity, lastIndex, hardState } = log
+    const { appliedIndex, confState } = db
     return {
-      clusterId,
-      nodeId,
-      voters: db.confState.voters,
+      clusterId: identity.clusterId,
+      nodeId: identity.nodeId,
+      voters: confState.voters,
       appliedIndex,
-      commitIndex: Math.max(log.hardState.commit, appliedIndex),
+      commitIndex: Math.max(hardState.commit, appliedIndex),
       lastIndex,
       lastTerm: log.term(lastIndex) ?? 0,
     }
@@ -60,35 +67,48 @@ export async function inspectData(dataDir: string): Promise<DataSummary> {
 }
 
 /**
- * Makes the node the only voter of a new cluster; its whole log counts as committed. After a crash
- * it has to be repeated: until it is done the node does not start.
+ * Makes the node the only voter of a new cluster; its whole log counts as committed. When it broke
+ * off, the directory does not serve until it was repeated.
  */
 export async function recoverData(dataDir: string): Promise<Restored> {
-  const storeDir = mustHoldLog(dataDir)
+  const storeDir = mustHoldData(dataDir)
   using _lock = new DataLock(dataDir)
   const clusterId = randomUUID()
-  const { identity, index } = await recoverStore({ storeDir, clusterId, uuid: '' })
-  // The authority of the old cluster: the next start makes one of the new.
+  const { identity, index } = await recoverStore({ storeDir, clusterId, uuid: randomUUID() })
+  // Of the old cluster. Behind the log, which does not start with them: so it shows when this
+  // broke off. The next start makes an authority of the new cluster.
   await removeClusterFiles(dataDir)
-  return { clusterId, nodeId: identity.nodeId, index, missing: [] }
+  return { clusterId, nodeId: identity.nodeId, index, missing: await missingBundles(dataDir) }
 }
 
 /**
- * `dataDir` is empty or does not exist. Nothing is left there when it throws: `FndError`
- * `backup-invalid` where the file is damaged, or none of ours.
+ * `dataDir` is empty or does not exist. Nothing is left there when it throws: also `FndError`
+ * `backup-invalid`, with what is wrong with the file.
  */
 export async function restoreBackup(file: string, dataDir: string): Promise<Restored> {
-  const clusterId = randomUUID()
-  const stream = createReadStream(file)
-  const { head, recovered } = await restore(stream, dataDir, { clusterId, uuid: randomUUID() })
-  const { identity, index } = recovered
-  return { clusterId, nodeId: identity.nodeId, index, missing: head.missing }
+  const identity = { clusterId: randomUUID(), uuid: randomUUID() }
+  const { head, recovered } = await restore(createReadStream(file), dataDir, identity)
+  const { nodeId } = recovered.identity
+  const { clusterId } = identity
+  return { clusterId, nodeId, index: recovered.index, missing: head.missing }
 }
 
-const nobody = { clusterId: '', nodeId: 0, uuid: '' }
-
-function mustHoldLog(dataDir: string): string {
+function mustHoldData(dataDir: string): string {
   const storeDir = join(dataDir, 'store')
-  if (existsSync(join(storeDir, 'log.mdb'))) return storeDir
-  throw new StartError(`${dataDir} holds no data of fnd: name the directory that --data named.`)
+  const isThere = ['state.db', 'log.mdb'].every(name => existsSync(join(storeDir, name)))
+  if (!isThere) {
+    throw new StartError(`${dataDir} is no data directory of fnd: name what --data or FND_DATA was`)
+  }
+  mustNotBeHalfRestored(dataDir)
+  return storeDir
+}
+
+async function missingBundles(dataDir: string): Promise<readonly string[]> {
+  using db = new StateDb(join(dataDir, 'store', 'state.db'))
+  await using bundles = new Bundles(join(dataDir, 'bundles'))
+  return referencedBundles(db.rows.all(imagesSql)).filter(hash => bundles.get(hash) === undefined)
+}
+
+function mustHaveIdentity(): never {
+  throw new StartError('The log is empty: this node never was a member, so there is nothing here.')
 }

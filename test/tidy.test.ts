@@ -53,6 +53,7 @@ const openFiles: Readonly<Record<string, string>> = {
   'src/store/fsync.ts': 'flushes files and directories; no state',
   'src/store/objects.ts': 'the objects that all of fnd speaks of; no effects',
   'src/store/commands.ts': 'the commands that shells propose; no effects',
+  'src/store/command-shape.ts': 'a pure check of what another node sent',
 }
 
 /** Single uses across folders, where one part is built on another. */

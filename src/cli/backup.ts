@@ -16,6 +16,7 @@ export function addBackup(program: Command, host: Host): void {
         const response = await session.client.send('/fnd/v1/backup')
         if (!response.ok || response.body === null) throw await session.client.failure(response)
         const path = file ?? nameFrom(response)
+        warnOfMissing(session, response)
         if (path === '-') {
           for await (const chunk of chunksOf(response)) await session.terminal.write(chunk)
           return
@@ -39,6 +40,15 @@ export function addBackup(program: Command, host: Host): void {
   ])
 }
 
+function warnOfMissing({ terminal }: Session, response: Response): void {
+  const count = Number(response.headers.get('fnd-missing-bundles') ?? 0)
+  if (count === 0) return
+  terminal.note(
+    `warning: no node has the code of some functions, so that the backup lacks it ` +
+      `(bundles: ${count}); the log of the server names them`,
+  )
+}
+
 /** The server's name for it, which must not lead out of this directory. */
 function nameFrom(response: Response): string {
   const text = response.headers.get('content-disposition') ?? ''
@@ -54,11 +64,11 @@ async function save(session: Session, response: Response, path: string): Promise
   let isSaved = false
   try {
     for await (const chunk of chunksOf(response)) {
-      writeSync(file, chunk)
+      writeAll(file, chunk, draft)
       bytes += chunk.length
       session.terminal.progress(`${bytes} bytes`)
     }
-    fsyncSync(file)
+    orFull(draft, () => fsyncSync(file))
     renameSync(draft, path)
     isSaved = true
   } finally {
@@ -69,6 +79,26 @@ async function save(session: Session, response: Response, path: string): Promise
   fsyncSync(folder)
   closeSync(folder)
   return bytes
+}
+
+/** A write takes less than it is given when the disk is nearly full. */
+function writeAll(file: number, chunk: Uint8Array, path: string): void {
+  for (let at = 0; at < chunk.length; ) {
+    at += orFull(path, () => writeSync(file, chunk, at, chunk.length - at))
+  }
+}
+
+function orFull<T>(path: string, write: () => T): T {
+  try {
+    return write()
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    if (code !== 'ENOSPC' && code !== 'EDQUOT') throw cause
+    throw new CliError('failed', `no space is left for ${path}, which was removed`, {
+      hint: 'name a file on another disk',
+      cause,
+    })
+  }
 }
 
 async function* chunksOf(response: Response): AsyncGenerator<Uint8Array> {

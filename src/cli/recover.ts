@@ -4,6 +4,7 @@ import type { Command } from 'commander'
 import type { DataSummary } from '../offline.ts'
 import { CliError } from './failure.ts'
 import { examples } from './options.ts'
+import { warnOfMissing } from './restore.ts'
 import { type Host, runs, type Session } from './session.ts'
 
 /** Typed by whoever has read what may be lost. */
@@ -30,6 +31,7 @@ export function addRecover(program: Command, host: Host): void {
             `start it with: fnd --data ${options.data}\n` +
             'then, on every other machine, empty the data directory and join: fnd token prints how',
         )
+        warnOfMissing(session, done.missing, 'is not on this node')
       }),
     )
   examples(command, [

@@ -12,6 +12,8 @@ export interface Findings {
   readonly votersMax: number
   /** Entries that are committed and not applied here. */
   readonly backlog: number
+  /** There is no room on the disk of this node. */
+  readonly isStarved: boolean
 }
 
 export interface Advice {
@@ -131,7 +133,7 @@ function ofNode(node: NodeReport, { selfId }: Findings, hasQuorum: boolean): War
 }
 
 function ofNumbers(
-  { nodes, voters, votersMax, backlog }: Findings,
+  { nodes, voters, votersMax, backlog, isStarved }: Findings,
   hasQuorum: boolean,
   alive: number,
   silent: number,
@@ -154,6 +156,13 @@ function ofNumbers(
       code: 'one-voter',
       message: `one voter for ${nodes.length} nodes: what it acknowledged is on its disk alone`,
       hint: nodes.length === 2 ? hint : 'wait until the others have caught up',
+    })
+  }
+  if (isStarved) {
+    found.push({
+      code: 'disk-full',
+      message: 'the data directory of this node is out of space: it keeps no changes',
+      hint: 'make room there; it goes on by itself',
     })
   }
   if (backlog > backlogMax) {

@@ -18,12 +18,15 @@ const retryMs = 500
 export class Announcer {
   readonly #nodeId: NodeId
   readonly #rows: Rows
+  readonly #isVoter: () => boolean
   #timer: Timer | undefined
   #isStopped = false
 
-  constructor(nodeId: NodeId, rows: Rows) {
+  /** `isVoter`: by the configuration that is applied here. */
+  constructor(nodeId: NodeId, rows: Rows, isVoter: () => boolean) {
     this.#nodeId = nodeId
     this.#rows = rows
+    this.#isVoter = isVoter
   }
 
   /** Tries until the row says so. */
@@ -49,8 +52,9 @@ export class Announcer {
 
   #isTold(own: Own): boolean {
     const row = this.#rows.node(this.#nodeId)
-    // Whoever was removed does not come back by this.
-    if (row === undefined) return this.#nodeId < this.#rows.nextNodeId()
+    // Whoever was removed does not come back by this; who votes without a row was recovered or
+    // restored, as the first node of another cluster.
+    if (row === undefined) return this.#nodeId < this.#rows.nextNodeId() && !this.#isVoter()
     return Object.entries(own).every(([key, value]) => row[key as keyof Node] === value)
   }
 }

@@ -46,10 +46,12 @@ export async function writeClusterFiles(
   await fsyncDir(dir)
 }
 
-/** For a directory that becomes another cluster's: by recovery, by restoring, by joining. */
+/** For a directory that becomes another cluster's by recovery; what else is there stays. */
 export async function removeClusterFiles(dataDir: string): Promise<void> {
-  await rm(clusterDir(dataDir), { recursive: true, force: true })
-  await fsyncDir(dataDir)
+  const dir = clusterDir(dataDir)
+  await makeDir(dir, 0o700)
+  for (const name of Object.values(fileNames)) await rm(join(dir, name), { force: true })
+  await fsyncDir(dir)
 }
 
 export function clusterDir(dataDir: string): string {
@@ -209,7 +211,8 @@ function readAuthority(options: AuthorityOptions): AuthorityPair | undefined {
   if (parsed.subject !== `CN=fnd cluster ${clusterId}`) {
     throw new StartError(
       `${dir}/ca.crt is the authority of another cluster than ${clusterId}, whose data this ` +
-        'directory holds. Restore the data directory as a whole, or empty it and join again.',
+        'directory holds. If fnd recover broke off here, run it again; else restore the data ' +
+        'directory as a whole, or empty it and join again.',
     )
   }
   if (!isInForce(parsed, wallMs())) {

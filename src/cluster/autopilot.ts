@@ -234,11 +234,18 @@ function votersWanted(scene: Scene): readonly NodeId[] | undefined {
   const largest = Math.min(order.length, Math.max(wanted, scene.voters.length))
   for (let size = wanted; size <= largest; size++) {
     const next = withLeader(scene, order.slice(0, size))
-    if (isAllowed(scene, next, living)) {
+    // A leader that departs may sit in excess; nobody gives up a seat for an even number.
+    const isLossForNothing = next.length % 2 === 0 && isSeatLost(scene, next)
+    if (!isLossForNothing && isAllowed(scene, next, living)) {
       return next.length < scene.voters.length && isCandidateNear(scene) ? undefined : next
     }
   }
   return undefined
+}
+
+/** Whether somebody who lives and wants to stay is voted out. */
+function isSeatLost(scene: Scene, next: readonly NodeId[]): boolean {
+  return scene.voters.some(id => !next.includes(id) && scene.isActive(id) && !scene.isDead(id))
 }
 
 /** A learner that only has to prove itself a moment longer is worth the wait before a seat goes. */

@@ -10,11 +10,16 @@ export function hashOf(head: unknown): string {
 
 /** The `bytes` of a tar that is to come. Throws `FndError`. */
 export function bytesOf(head: unknown): number {
-  const bytes = fieldOf(head, 'bytes')
-  if (typeof bytes !== 'number' || !Number.isSafeInteger(bytes) || bytes < 0) {
-    throw new FndError('invalid-field', { field: 'bytes' })
+  return countOf(head, 'bytes')
+}
+
+/** A whole number that is not negative. Throws `FndError`. */
+export function countOf(head: unknown, field: string): number {
+  const count = fieldOf(head, field)
+  if (typeof count !== 'number' || !Number.isSafeInteger(count) || count < 0) {
+    throw new FndError('invalid-field', { field })
   }
-  return bytes
+  return count
 }
 
 export function fieldOf(head: unknown, name: string): unknown {

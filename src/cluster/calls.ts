@@ -93,7 +93,7 @@ export class CallLink {
         if (link.lastHeardMs < sentMs) link.destroy('it has gone silent')
       }, deadlineMs - sentMs)
       this.#waiting.set(id, { resolve, reject, timer })
-      link.write(frame)
+      link.writeSoon(frame)
     })
   }
 
@@ -215,7 +215,7 @@ export function serveCalls(serving: CallServing, link: Link): void {
       }
       const id = payload.slice(0, 4)
       const fail = (error: FndError) =>
-        link.write(makeFrame(frameKinds.failure, id, failureOf(error)))
+        link.writeSoon(makeFrame(frameKinds.failure, id, failureOf(error)))
       if (running >= runningMax) {
         fail(new FndError('write-overload'))
         return
@@ -227,7 +227,7 @@ export function serveCalls(serving: CallServing, link: Link): void {
         .then(answer => {
           const frame = headFrame(frameKinds.answer, id, answer.head, answer.body)
           if (frame.length > callFrameBytesMax) throw new FndError('request-too-large')
-          link.write(frame)
+          link.writeSoon(frame)
         })
         .catch(error => fail(fndErrorOf(error, serving.onBug)))
         .finally(() => {

@@ -4,7 +4,8 @@
  * is, so that a crash between the two only joins once more, as the same node.
  */
 import { randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type ClusterConfig, type Place, placeText } from '../config-cluster.ts'
 import { FndError, StartError } from '../errors.ts'
@@ -63,6 +64,18 @@ async function ownUuid(dataDir: string): Promise<string> {
   await writeWhole(path, `${uuid}\n`)
   await fsyncDir(dir)
   return uuid
+}
+
+/**
+ * From here on the log holds it. Left behind, it would give a node whose log was removed and that
+ * joins again the id of its former self, which has voted for what it does not remember.
+ */
+export async function forgetUuid(dataDir: string): Promise<void> {
+  const dir = clusterDir(dataDir)
+  const path = join(dir, 'uuid')
+  if (!existsSync(path)) return
+  await rm(path)
+  await fsyncDir(dir)
 }
 
 /** Members are told of the port before it is listened on. */

@@ -6,7 +6,9 @@
  */
 import { FndError } from '../errors.ts'
 import type { NodeId } from '../raft/types.ts'
+import { mayBeCommand } from '../store/command-shape.ts'
 import type { Command, Outcome } from '../store/commands.ts'
+import { decodeJson } from './frames.ts'
 import type { PeerHandlers, Peers } from './types.ts'
 
 /** The driver and the codec, as far as they are needed here. */
@@ -58,7 +60,11 @@ export class Forwarder {
         if (member.lead !== nodeId) {
           throw new FndError('no-leader', { detail: `node ${nodeId} does not lead` })
         }
-        const command = JSON.parse(decoder.decode(body)) as Command
+        const command = decodeJson(body)?.value
+        // The version is the leader's own to raise: who does not know it ends at reading it.
+        if (!mayBeCommand(command) || command.type === 'cluster.version') {
+          throw new FndError('invalid-field', { field: 'command' })
+        }
         const { index, outcome } = await member.propose(restamped(command, nowMs()))
         return { head: { index }, body: encoder.encode(JSON.stringify(outcome)) }
       },

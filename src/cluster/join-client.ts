@@ -93,6 +93,7 @@ type Outcome =
   | { readonly kind: 'elsewhere'; readonly address: string; readonly token: string }
   | { readonly kind: 'no-leader'; readonly addresses: readonly string[] }
 
+const leaderless = 'the cluster has no leader at the moment'
 const stranger: Outcome = { kind: 'wrong', reason: 'it does not speak as a node of fnd does' }
 
 /** Rejects with `join-refused` or `join-unreachable`, whose details say what to do. */
@@ -162,7 +163,7 @@ class Joining {
       const endpoint = parseEndpoint(address, 0)
       if (endpoint !== undefined) this.#learn(endpoint, this.#targets.length)
     }
-    return 'the cluster has no leader at the moment'
+    return leaderless
   }
 
   /** Into the list of this round; once only, since the next rounds come to it anyway. */
@@ -205,6 +206,7 @@ class Joining {
     const outcome = await this.#talk(connected.link, target)
     connected.link.destroy()
     if (outcome.kind === 'later' || outcome.kind === 'wrong') this.#tell(target, outcome.reason)
+    if (outcome.kind === 'no-leader') this.#tell(target, leaderless)
     return outcome
   }
 

@@ -233,7 +233,9 @@ export class JoinServer {
     } catch (cause) {
       const error = fndErrorOf(cause, onBug)
       if (error.retryAfterS === undefined && error.status !== 503) {
-        refuse(link, 'not-member', `${error.message}.`)
+        // The joiner says itself that it was refused.
+        const isSaid = error.code === 'join-refused' && error.detail !== undefined
+        refuse(link, 'not-member', `${isSaid ? error.detail : error.message}.`)
       } else {
         tell(link, { state: 'no-leader', addresses: this.#options.addresses() }, true)
       }

@@ -25,11 +25,14 @@ import type {
 } from './control.ts'
 import { HealthBook } from './health.ts'
 import { lagOf, nodeReports, type ReportFacts, type SeenPeer, statusOf } from './report.ts'
+import type { Where } from './seeker.ts'
 import type { PeerHandlers, Peers } from './types.ts'
 
 /** The driver, as far as it is needed here. */
 export interface RaftPort {
   status(): CoreStatus
+  /** There is no room on the disk of this node. */
+  isStarved(): boolean
   /** What comes of it shows in `status`. */
   transfer(to: NodeId): void
   /** Resolves when it is applied here. Rejects with `FndError`. */
@@ -78,7 +81,7 @@ export interface MembersParts {
 }
 
 type Ask =
-  | { readonly op: 'nodes' | 'pending' }
+  | { readonly op: 'nodes' | 'pending' | 'addresses' }
   | { readonly op: 'approve'; readonly fingerprint: string }
   | { readonly op: 'promote' | 'demote' | 'row'; readonly id: NodeId }
   | { readonly op: 'transfer'; readonly to?: NodeId }
@@ -119,7 +122,7 @@ export class Members implements ClusterControl, AsyncDisposable {
 
   /** To be served on the peer port. */
   get calls(): PeerHandlers['calls'] {
-    return { cluster: async ({ head }) => ({ head: await this.#answer(head as Ask) }) }
+    return { cluster: async ({ head }) => ({ head: await this.#answer(askFrom(head)) }) }
   }
 
   async status(): Promise<ClusterStatus> {
@@ -211,6 +214,11 @@ export class Members implements ClusterControl, AsyncDisposable {
     return this.#departure !== undefined
   }
 
+  /** Whether it was asked to leave, and is about to. */
+  get isDeparting(): boolean {
+    return this.#departure !== undefined
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isClosed = true
     clearInterval(this.#timer)
@@ -222,6 +230,7 @@ export class Members implements ClusterControl, AsyncDisposable {
   async #answer(ask: Ask): Promise<unknown> {
     const { joins, raft, nodeId, rows } = this.#parts
     if (ask.op === 'nodes') return this.#ownReport()
+    if (ask.op === 'addresses') return connectedAt(this.#parts.peers.states())
     if (ask.op === 'row') return rows.nodes().find(row => row.id === ask.id)?.state ?? null
     if (raft.status().role !== 'leader') {
       throw new FndError('no-leader', { detail: `node ${nodeId} no longer leads` })
@@ -289,7 +298,9 @@ export class Members implements ClusterControl, AsyncDisposable {
     const isLeader = raft.status().role === 'leader'
     if (isLeader && !this.#wasLeader) this.#book.restart(monotonicMs())
     this.#wasLeader = isLeader
-    const states = new Map(peers.states().map(state => [state.id, state.lastHeardMs]))
+    // Who is heard but cannot be sent to can neither follow nor vote.
+    const heard = peers.states().filter(({ isConnected }) => isConnected)
+    const states = new Map(heard.map(({ id, lastHeardMs }) => [id, lastHeardMs]))
     const others = rows.nodes().filter(row => row.id !== nodeId)
     this.#book.sample(new Map(others.map(({ id }) => [id, states.get(id)])), monotonicMs())
     const own = rows.nodes().find(row => row.id === nodeId)
@@ -411,6 +422,7 @@ export class Members implements ClusterControl, AsyncDisposable {
       selfName: name,
       clusterId,
       core: raft.status(),
+      isStarved: raft.isStarved(),
       rows: rows.nodes(),
       peers: peers.states(),
       nowMs,
@@ -465,4 +477,23 @@ export class Members implements ClusterControl, AsyncDisposable {
     const detail = warnings.find(warning => warning.code === code)?.message
     return new FndError(code, detail === undefined ? {} : { detail })
   }
+}
+
+/** Throws `FndError` for what no node of this version asks. */
+function askFrom(head: unknown): Ask {
+  const { op, id, to, fingerprint } = (head ?? {}) as Record<string, unknown>
+  const isAsk =
+    op === 'nodes' ||
+    op === 'pending' ||
+    op === 'addresses' ||
+    (op === 'approve' && typeof fingerprint === 'string') ||
+    ((op === 'promote' || op === 'demote' || op === 'row') && Number.isSafeInteger(id)) ||
+    (op === 'transfer' && (to === undefined || Number.isSafeInteger(to)))
+  if (!isAsk) throw new FndError('peer-method-unknown', { detail: `cluster: ${String(op)}` })
+  return head as Ask
+}
+
+/** Where those are that this node is connected to, for one that looks for them. */
+function connectedAt(peers: readonly SeenPeer[]): readonly Where[] {
+  return peers.filter(({ isConnected }) => isConnected).map(({ id, address }) => ({ id, address }))
 }

@@ -151,6 +151,12 @@ export class ClusterPeers implements Peers {
     }
   }
 
+  /** This member answers there, as somebody found out. */
+  found(id: NodeId, address: string): void {
+    const peer = this.#peers.get(id)
+    if (peer?.raft.isConnected === false) peer.raft.setAddress(address)
+  }
+
   /** Sends what it can and drops the rest. One write for each peer and turn. */
   send(messages: readonly Message[]): void {
     for (const message of messages) {

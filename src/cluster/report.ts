@@ -13,6 +13,8 @@ export interface ReportFacts {
   readonly selfName: string
   readonly clusterId: string
   readonly core: CoreStatus
+  /** There is no room on the disk of this node. */
+  readonly isStarved: boolean
   readonly rows: readonly Node[]
   readonly peers: readonly SeenPeer[]
   /** On the clock of `PeerState.lastHeardMs`. */
@@ -72,9 +74,11 @@ const connectedSilentMsMax = 3000
 function healthWord(
   facts: ReportFacts,
   id: NodeId,
-  peer: PeerState | undefined,
+  peer: SeenPeer | undefined,
   lag: number,
 ): NodeHealthWord {
+  // It may be heard all the same, where only one direction is open.
+  if (peer?.isConnected === false && peer.problem !== undefined) return 'down'
   const silentMsMax = Math.max(
     facts.healthyWithinMs,
     peer?.isConnected === true ? connectedSilentMsMax : 0,
@@ -106,6 +110,7 @@ export function statusOf(facts: ReportFacts): ClusterStatus {
     nodes,
     votersMax: facts.votersMax,
     backlog: core.commit - core.applied,
+    isStarved: facts.isStarved,
   })
   return {
     health: advice.health,

@@ -5,7 +5,7 @@
  */
 import type { DriverObserver } from '../raft/observer.ts'
 import type { Message, NodeId, Snapshot } from '../raft/types.ts'
-import { fieldOf } from './bundle-stream.ts'
+import { countOf, fieldOf } from './bundle-stream.ts'
 import type { PeerHandlers, Peers } from './types.ts'
 
 /** What this node takes of its own state. The file goes when it is disposed. */
@@ -103,17 +103,16 @@ export class SnapshotTransfer {
       },
       uploads: {
         'snapshot.put': async ({ from, head }, body) => {
-          const offer = {
-            name: String(fieldOf(head, 'name')),
-            bytes: Number(fieldOf(head, 'bytes')),
-          }
-          const snapshot = await staging.receive(offer, Number(fieldOf(head, 'offset')), body)
+          const name = String(fieldOf(head, 'name'))
+          const offer = { name, bytes: countOf(head, 'bytes') }
+          const term = countOf(head, 'term')
+          const snapshot = await staging.receive(offer, countOf(head, 'offset'), body)
           receive([
             {
               type: 'MsgSnap',
               from,
               to: nodeId,
-              term: Number(fieldOf(head, 'term')),
+              term,
               logTerm: 0,
               index: 0,
               commit: 0,

@@ -44,6 +44,8 @@ export class Link {
   #isEnding = false
   #pending: Uint8Array[] = []
   #pendingBytes = 0
+  #soon: Uint8Array[] = []
+  #soonBytes = 0
   #reason: string | undefined
   /** On the monotonic clock; 0 before the first. */
   lastHeardMs = 0
@@ -59,7 +61,7 @@ export class Link {
 
   /** Written, and not taken by the kernel yet. */
   get pendingBytes(): number {
-    return this.#pendingBytes
+    return this.#pendingBytes + this.#soonBytes
   }
 
   /** Whether the other side showed a certificate of our authority, in force by our clock. */
@@ -91,8 +93,29 @@ export class Link {
     return this.#socket.localPort
   }
 
+  /**
+   * Takes all of it; it leaves at the end of this turn of the event loop, together with what else
+   * was written so. A record of TLS and a system call for each of many small frames cost more than
+   * all that the frames ask for.
+   */
+  writeSoon(bytes: Uint8Array): void {
+    if (this.#isClosed || this.#isEnding) return
+    this.#soon.push(bytes)
+    this.#soonBytes += bytes.length
+    if (this.#soon.length === 1) setImmediate(this.#flushSoon)
+  }
+
+  #flushSoon = (): void => {
+    const soon = this.#soon
+    if (soon.length === 0) return
+    this.#soon = []
+    this.#soonBytes = 0
+    this.write(soon.length === 1 ? (soon[0] as Uint8Array) : Buffer.concat(soon))
+  }
+
   /** Takes all of it. What it returns says whether the kernel did too. */
   write(bytes: Uint8Array): boolean {
+    if (this.#soon.length > 0) this.#flushSoon()
     if (this.#isClosed || this.#isEnding) return false
     if (this.#pending.length > 0) {
       this.#pending.push(bytes)
@@ -117,6 +140,7 @@ export class Link {
   /** Ends it once everything is written. */
   close(): void {
     if (this.#isClosed || this.#isEnding) return
+    this.#flushSoon()
     this.#isEnding = true
     this.#socket.timeout(lingerS)
     if (this.#pending.length === 0) this.#socket.end()
@@ -159,6 +183,8 @@ export class Link {
     this.#isClosed = true
     this.#pending = []
     this.#pendingBytes = 0
+    this.#soon = []
+    this.#soonBytes = 0
     this.end.closed(this.#reason ?? error?.message)
   }
 }

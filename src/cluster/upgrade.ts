@@ -64,6 +64,27 @@ export function joinRefusal(
   )
 }
 
+/**
+ * Why a node may not join with this peer address; undefined: it may. Of a node that was wiped the
+ * new self comes with the address of the old one, which then cannot be there any more. Where that
+ * one still is, the address was given by mistake, and would cost a living node its seat.
+ */
+export function addressRefusal(
+  given: { readonly uuid: string; readonly address: string },
+  nodes: readonly Node[],
+  isThere: (id: NodeId) => boolean,
+): string | undefined {
+  const owner = nodes.find(
+    ({ id, uuid, peerAddress }) =>
+      peerAddress === given.address && uuid !== given.uuid && isThere(id),
+  )
+  if (owner === undefined) return undefined
+  return (
+    `${given.address} is the address of node ${owner.id} (${owner.name}), which is there; ` +
+    'give this node its own with --advertise or --peer-listen'
+  )
+}
+
 function membersOf(conf: ConfState): readonly NodeId[] {
   return [...conf.voters, ...conf.votersOutgoing, ...conf.learners, ...conf.learnersNext]
 }

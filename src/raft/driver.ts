@@ -259,10 +259,12 @@ export class Member {
   }
 
   #step(message: Message): void {
-    const isOfLeader =
-      message.type === 'MsgApp' || message.type === 'MsgHeartbeat' || message.type === 'MsgSnap'
-    // Whoever cannot write must not be elected, not even when asked to be.
-    if (this.#isStarved && message.type === 'MsgTimeoutNow') return
+    const { type } = message
+    const isOfLeader = type === 'MsgApp' || type === 'MsgHeartbeat' || type === 'MsgSnap'
+    // Changes reach a leader as calls, which it checks (cluster/forward.ts), and never this way.
+    if (type === 'MsgProp') return
+    // Whoever cannot write must not be elected, nor collect answers that cannot leave.
+    if (this.#isStarved && (type === 'MsgTimeoutNow' || type === 'MsgApp')) return
     this.#core.step(message)
     if (!isOfLeader || message.from !== this.#core.lead) return
     const nowMs = this.#options.scheduler.monotonicMs()

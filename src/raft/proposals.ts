@@ -98,8 +98,9 @@ export class Proposals {
 
   /** The log gave `taken` the indices from `index` on. */
   logged(taken: readonly Waiting[], index: number, term: number): void {
-    // What stood there before was logged in an earlier term of this leader, and is gone.
-    this.#endFrom(index, 'lost')
+    // What stood there before was logged in an earlier term of this leader, and is gone from this
+    // log. Another member may hold it, and be elected until an entry of this term is committed.
+    this.#endFrom(index, 'outcome-unknown')
     taken.forEach(({ done }, at) => {
       this.#logged.push({ index: index + at, term, done })
     })

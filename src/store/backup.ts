@@ -1,18 +1,15 @@
 /**
- * A backup is a tar: `backup.json`, its SHA-256 as `sha256sum` writes it, the files of the data
- * directory that the caller adds, the state as one database file, and bundles. `backup.json` has
- * the hash of each.
+ * A backup is a tar: `backup.json`, its SHA-256 as `sha256sum` writes it, the state as one database
+ * file, and what else belongs to it: keys, and the tars of bundles. `backup.json` has the hash of
+ * each, and each is checked when it is written and when it is read.
  */
 import { createReadStream, readFileSync } from 'node:fs'
-import { chmod, mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { chmod, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { type Pack, pack } from 'tar-stream'
 import { FndError } from '../errors.ts'
-import { Bundles, type BundleTar } from './bundles.ts'
-import { fsyncDir, makeDir } from './fsync.ts'
-import { type Recovered, recoverStore } from './recover.ts'
 import { describeSnapshot } from './snapshot-file.ts'
 import type { TakenSnapshot } from './snapshots.ts'
 import { unpack } from './unpack.ts'
@@ -33,72 +30,74 @@ export interface BackupOrigin {
   readonly createdMs: number
 }
 
-/** A file that is restored beside the state. */
+/** A file of the backup, read when its turn comes: it may be larger than memory. */
 export interface BackupPart {
   /** Relative to the data directory, such as `secrets.key`. */
   readonly path: string
-  readonly bytes: Uint8Array
-}
-
-export interface BackupBundle {
-  /** `sha256-<hex>`. */
-  readonly hash: string
-  readonly tar: BundleTar
-}
-
-export interface BackupContent {
-  readonly parts: readonly BackupPart[]
-  readonly bundles: readonly BackupBundle[]
-  /** Hashes of bundles that functions refer to and that could not be had. */
-  readonly missing: readonly string[]
+  readonly bytes: number
+  readonly sha256: string
+  readonly chunks: () => AsyncIterable<Uint8Array>
 }
 
 export interface BackupHead extends BackupOrigin {
   readonly format: number
   readonly index: number
   readonly term: number
-  readonly files: readonly BackupFile[]
+  /** Hashes of bundles that functions refer to, and that no node had. */
   readonly missing: readonly string[]
+  readonly files: readonly BackupFile[]
 }
 
-export interface BackupFile {
-  readonly path: string
-  readonly bytes: number
-  readonly sha256: string
+export type BackupFile = Omit<BackupPart, 'chunks'>
+
+/** A small file, such as a key. */
+export function partOfBytes(path: string, content: Uint8Array): BackupPart {
+  const chunks = async function* () {
+    yield content
+  }
+  return { path, bytes: content.length, sha256: sha256Of(content), chunks }
 }
 
-/** The bytes of the backup. Snapshot and bundles must stay until they were read. */
+/** The tar that the bundle of this hash was made from. */
+export function partOfBundle(
+  hash: string,
+  bytes: number,
+  chunks: () => AsyncIterable<Uint8Array>,
+): BackupPart {
+  return { path: `bundles/${hash}.tar`, bytes, sha256: hash.slice('sha256-'.length), chunks }
+}
+
+/** The hash of the bundle whose tar this is. Undefined for other files. */
+export function bundleHashOf({ path }: BackupFile): string | undefined {
+  return bundlePattern.exec(path)?.[1]
+}
+
+/**
+ * The bytes of the backup. The snapshot and what the parts read must stay until they were read. The
+ * iteration throws when one of them is not what it was, so that no backup that is damaged ends as
+ * if it were whole.
+ */
 export async function* exportBackup(
   snapshot: TakenSnapshot,
   origin: BackupOrigin,
-  { parts, bundles, missing }: BackupContent,
+  parts: readonly BackupPart[],
+  missing: readonly string[] = [],
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const { index, term, bytes, sha256 } = snapshot
-  const files: BackupFile[] = [
-    { path: statePath, bytes, sha256 },
-    ...parts.map(part => ({
-      path: part.path,
-      bytes: part.bytes.length,
-      sha256: sha256Of(part.bytes),
-    })),
-    ...bundles.map(({ hash, tar }) => ({
-      path: bundlePath(hash),
-      bytes: tar.bytes,
-      sha256: hash.slice('sha256-'.length),
-    })),
-  ]
-  const head: BackupHead = { ...origin, format: formatVersion, index, term, files, missing }
+  const { index, term, bytes, sha256, path } = snapshot
+  const state = { path: statePath, bytes, sha256, chunks: () => createReadStream(path) }
+  const all: BackupPart[] = [state, ...parts]
+  const files = all.map(part => ({ path: part.path, bytes: part.bytes, sha256: part.sha256 }))
+  const head: BackupHead = { ...origin, format: formatVersion, index, term, missing, files }
   const text = `${JSON.stringify(head, null, 2)}\n`
   const tar = pack()
   // The library's own iterator would wait for ever for a reader that goes away.
   const out = tar.pipe(new PassThrough())
   const gone = new AbortController()
-  const small = [
-    { path: headName, bytes: Buffer.from(text) },
-    { path: sumName, bytes: Buffer.from(`${sha256Of(text)}  ${headName}\n`) },
-    ...parts,
+  const first = [
+    partOfBytes(headName, Buffer.from(text)),
+    partOfBytes(sumName, Buffer.from(`${sha256Of(text)}  ${headName}\n`)),
   ]
-  const packing = packAll(tar, { small, snapshot, bundles }, gone.signal).catch(cause => {
+  const packing = packAll(tar, [...first, ...all], gone.signal).catch(cause => {
     out.destroy(cause as Error)
   })
   try {
@@ -112,29 +111,26 @@ export async function* exportBackup(
 
 async function packAll(
   tar: Pack,
-  content: {
-    readonly small: readonly BackupPart[]
-    readonly snapshot: TakenSnapshot
-    readonly bundles: readonly BackupBundle[]
-  },
+  parts: readonly BackupPart[],
   signal: AbortSignal,
 ): Promise<void> {
-  const { small, snapshot, bundles } = content
-  const mode = 0o600
-  for (const { path, bytes } of small) {
-    tar.entry({ name: path, mode }, Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length))
-  }
-  const entry = tar.entry({ name: statePath, mode, size: snapshot.bytes })
-  await pipeline(createReadStream(snapshot.path), entry, { signal })
-  for (const { hash, tar: bundle } of bundles) {
-    const part = tar.entry({ name: bundlePath(hash), mode, size: bundle.bytes })
-    await pipeline(Readable.from(bundle.chunks), part, { signal })
+  for (const part of parts) {
+    const entry = tar.entry({ name: part.path, mode: 0o600, size: part.bytes })
+    await pipeline(Readable.from(checked(part), { highWaterMark: 1 }), entry, { signal })
   }
   tar.finalize()
 }
 
-function bundlePath(hash: string): string {
-  return `bundles/${hash}.tar`
+async function* checked({ path, bytes, sha256, chunks }: BackupPart): AsyncGenerator<Uint8Array> {
+  const hasher = new Bun.CryptoHasher('sha256')
+  let seen = 0
+  for await (const chunk of chunks()) {
+    hasher.update(chunk)
+    seen += chunk.length
+    yield chunk
+  }
+  if (seen === bytes && hasher.digest('hex') === sha256) return
+  throw new FndError('backup-failed', { detail: `${path} on this node does not have its hash` })
 }
 
 /**
@@ -152,6 +148,7 @@ export async function importBackup(
   const head = mustHead(dir, files)
   const known = new Set([headName, sumName, ...head.files.map(({ path }) => path)])
   for (const path of files.keys()) if (!known.has(path)) throw invalid(`${path} is not listed`)
+  if (!known.has(statePath)) throw invalid('it holds no state')
   for (const { path, bytes, sha256 } of head.files) {
     const given = files.get(path)
     if (given === undefined) throw invalid(`${path} is missing`)
@@ -173,8 +170,12 @@ function mustHead(dir: string, files: ReadonlyMap<string, unknown>): BackupHead 
   const sum = readFileSync(join(dir, sumName), 'utf8')
   if (sum !== `${sha256Of(text)}  ${headName}\n`) throw invalid(`${headName} has another hash`)
   const head = headFrom(text)
-  if (head.format === formatVersion) return head
-  throw invalid(`its format is ${head.format}, this fnd knows ${formatVersion}; use a newer fnd`)
+  if (head.format !== formatVersion) {
+    throw invalid(`its format is ${head.format}, this fnd knows ${formatVersion}; use a newer fnd`)
+  }
+  const isWhole = Array.isArray(head.files) && Array.isArray(head.missing)
+  if (!isWhole) throw invalid(`${headName} does not list its files`)
+  return head
 }
 
 function headFrom(text: string): BackupHead {
@@ -183,51 +184,6 @@ function headFrom(text: string): BackupHead {
   } catch (cause) {
     throw invalid(`${headName} is no JSON`, cause)
   }
-}
-
-/**
- * Makes a data directory from a backup: a cluster of its own with this node as the only member. The
- * directory must be missing or empty; it appears when everything in it is on the disk.
- */
-export async function restoreBackup(
-  stream: AsyncIterable<Uint8Array>,
-  dataDir: string,
-  identity: { readonly clusterId: string; readonly uuid: string },
-): Promise<{ readonly head: BackupHead; readonly recovered: Recovered }> {
-  const partial = `${dataDir}.restoring`
-  await makeDir(dataDir, 0o711)
-  if ((await readdir(dataDir)).length > 0) {
-    throw new FndError('backup-invalid', { message: `${dataDir} is not empty` })
-  }
-  await rm(partial, { recursive: true, force: true })
-  await mkdir(partial, { mode: 0o711 })
-  try {
-    const head = await importBackup(stream, partial)
-    await unpackBundles(partial, head)
-    const recovered = await recoverStore({ storeDir: join(partial, 'store'), ...identity })
-    await rename(partial, dataDir)
-    await fsyncDir(dirname(dataDir))
-    return { head, recovered }
-  } catch (cause) {
-    await rm(partial, { recursive: true, force: true })
-    throw cause
-  }
-}
-
-/** What lies in the backup as tars becomes bundles, each as if it had been deployed. */
-async function unpackBundles(dataDir: string, head: BackupHead): Promise<void> {
-  const hashes = head.files.flatMap(({ path }) => bundlePattern.exec(path)?.[1] ?? [])
-  if (hashes.length === 0) return
-  const dir = join(dataDir, 'bundles')
-  const packed = join(dataDir, 'bundles.packed')
-  await rename(dir, packed)
-  await using bundles = new Bundles(dir)
-  for (const hash of hashes) {
-    const path = join(packed, `${hash}.tar`)
-    await bundles.put(hash, createReadStream(path), unpackLimits)
-    await rm(path)
-  }
-  await rm(packed, { recursive: true })
 }
 
 function sha256Of(bytes: Uint8Array | string): string {

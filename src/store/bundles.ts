@@ -40,7 +40,7 @@ const namePattern = /^sha256-[0-9a-f]{64}$/
 const tarPattern = /^(sha256-[0-9a-f]{64})\.tar$/
 const temporaryPrefix = '.tmp-'
 const manifestBytesMax = 64 * 1024
-const chunkBytes = 256 * 1024
+const chunkBytes = 64 * 1024
 
 export class Bundles implements AsyncDisposable {
   readonly #dir: string

@@ -14,9 +14,9 @@ import { assert, FndError, StartError } from '../errors.ts'
 import type { CommittedEntry, StateMachine } from '../raft/ports.ts'
 import type { ConfState } from '../raft/types.ts'
 import { apply } from './apply.ts'
-import { decodeCommand, mustKnow } from './codec.ts'
+import { commandVersion, decodeCommand, mustKnow } from './codec.ts'
 import type { Change, Outcome } from './commands.ts'
-import { DiskThread } from './disk-work.ts'
+import { DiskThread, type DiskWork } from './disk-work.ts'
 import type { Row, SqlValue, Tx } from './rows.ts'
 import { decodeConfState, encodeConfState, firstConfState, prepareSchema } from './schema.ts'
 import { cannotInstall, snapshotNameFrom } from './snapshot-file.ts'
@@ -33,7 +33,7 @@ export type ChangesListener = (changes: readonly Change[]) => void
 
 export interface StateDbOptions {
   /** One that others use too; otherwise the database has its own. */
-  readonly thread?: DiskThread
+  readonly thread?: DiskWork
   /** Where snapshots lie that `install` is told the names of. */
   readonly stagedDir?: string
 }
@@ -43,7 +43,7 @@ export class StateDb implements StateMachine, Disposable {
   readonly #stagedDir: string
   readonly #statements = new Map<string, Statement<Row, SqlValue[]>>()
   readonly #tx: Tx
-  readonly #thread: DiskThread
+  readonly #thread: DiskWork
   readonly #ownThread: DiskThread | undefined
   #db: Database
   /** None in memory. */
@@ -219,11 +219,20 @@ export class StateDb implements StateMachine, Disposable {
    * Makes this node the only member, against what the log says: the others belong to a cluster
    * that was given up. Only offline.
    */
-  forceAlone(id: number): void {
+  forceAlone(own: { readonly id: number; readonly uuid: string }, nowMs: number): void {
+    const { id, uuid } = own
     const confState = { ...firstConfState, voters: [id] }
     this.#db.transaction(() => {
       this.#tx.run('DELETE FROM nodes WHERE id <> ?', id)
-      this.#tx.run("UPDATE nodes SET state = 'active'")
+      // A member has a row, or it counts as removed. Its next start fills in where it is.
+      this.#tx.run(
+        `INSERT INTO nodes VALUES (?, ?, '', '', '', '', ?, 'active', ?)
+         ON CONFLICT (id) DO UPDATE SET state = 'active'`,
+        id,
+        uuid,
+        commandVersion,
+        nowMs,
+      )
       this.#tx.run('UPDATE meta SET next_node_id = max(next_node_id, ?)', id + 1)
       this.#tx.run('UPDATE meta SET conf_state = ?', encodeConfState(confState))
     })()

@@ -3,6 +3,9 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { StartError } from '../errors.ts'
 
+/** What it keeps in the data directory. */
+export const lockFiles = ['lock.db', 'lock.db-journal', 'lock.pid'] as const
+
 /**
  * One fnd for each data directory. The lock is SQLite's exclusive lock on an empty database, a
  * POSIX record lock underneath: the kernel drops it when the process ends, however it ends, and no

@@ -56,7 +56,7 @@ export async function recoverStore(options: RecoverOptions): Promise<Recovered> 
   await flushed(db)
   // First the log: with it and the old configuration the node waits for members that are not there.
   await recoverLog(storeDir, identity, { index, term })
-  db.forceAlone(identity.nodeId)
+  db.forceAlone({ id: identity.nodeId, uuid: identity.uuid }, Date.now())
   await flushed(db)
   return { identity, index, term, appliedCount: index - before }
 }

@@ -24,8 +24,8 @@ import { LmdbLog } from './log.ts'
 import type { App, Fn, Trigger } from './objects.ts'
 import { Queries } from './queries.ts'
 import { finishInstall } from './recover.ts'
+import { mustNotBeHalfRestored } from './restore.ts'
 import { RouteTable } from './routes.ts'
-
 import { Snapshots } from './snapshots.ts'
 import { Staging } from './staging.ts'
 import type { State } from './state.ts'
@@ -90,6 +90,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   await makeDir(dataDir, 0o711)
   await using opening = new AsyncDisposableStack()
   opening.use(new DataLock(dataDir))
+  mustNotBeHalfRestored(dataDir)
   const storeDir = join(dataDir, 'store')
   await makeDir(storeDir, 0o700)
   const log = await LmdbLog.open({
@@ -104,7 +105,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const staging = new Staging({ dir: stagedDir, keep: log.installing, freeBytesMin, thread })
   const db = opening.use(new StateDb(database, { stagedDir, thread }))
   await finishInstall(log, db)
-  const snapshots = new Snapshots({ database, dir: join(storeDir, 'snapshots'), thread })
+  const dir = join(storeDir, 'snapshots')
+  const snapshots = new Snapshots({ database, dir, freeBytesMin, thread })
   const member = new Member({
     log,
     machine: db,

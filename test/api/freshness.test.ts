@@ -122,7 +122,7 @@ test('a backup streams, and says what it is of', async () => {
     }
   }
   const backups = {
-    open: async () => ({ body: parts(), index: 77, fileName: 'fnd-77.backup' }),
+    open: async () => ({ body: parts(), index: 77, fileName: 'fnd-77.backup', missing: [] }),
   }
   await using api = await openApi({ backups })
   const { headers, text } = await api.call('GET', '/fnd/v1/backup')

@@ -42,7 +42,7 @@ async function* backup() {
 }
 
 const backups = {
-  open: async () => ({ body: backup(), index: 77, fileName: 'fnd-c-1-77.backup' }),
+  open: async () => ({ body: backup(), index: 77, fileName: 'fnd-c-1-77.backup', missing: [] }),
 }
 
 function serve() {

@@ -105,7 +105,7 @@ test('recover refuses while the server runs, and without a word of consent', asy
   expect(mute.stderr).toContain('is lost for good')
   expect(mute.stderr).toContain('say --yes')
   const nothing = await run(['recover', '--data', 'nowhere', '--yes'])
-  expect(nothing.stderr).toContain('holds no data of fnd')
+  expect(nothing.stderr).toContain('is no data directory of fnd')
   expect(existsSync(join(dir, 'nowhere'))).toBe(false)
 })
 

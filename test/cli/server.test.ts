@@ -198,16 +198,6 @@ symlinkSync(path.split('/').at(-1) + '.own', path)
   })
 })
 
-describe('signals', () => {
-  test('SIGTERM stops in order, and the record of the server goes', async () => {
-    const records = join(dir, 'state', 'fnd', 'servers')
-    expect(readdirSync(records)).toHaveLength(1)
-    server.kill('SIGTERM')
-    expect(await server.exited).toBe(0)
-    expect(existsSync(records) ? readdirSync(records) : []).toEqual([])
-  })
-})
-
 test('a drained node tells load balancers, until it is taken back', async () => {
   const ready = async () => {
     const answer = await fetch(`${url}/readyz`)
@@ -222,4 +212,14 @@ test('a drained node tells load balancers, until it is taken back', async () => 
   expect((await run(['apps', 'list'])).exitCode).toBe(0)
   expect((await run(['nodes', 'undrain', '1'])).exitCode).toBe(0)
   expect((await ready()).status).toBe(200)
+})
+
+describe('signals', () => {
+  test('SIGTERM stops in order, and the record of the server goes', async () => {
+    const records = join(dir, 'state', 'fnd', 'servers')
+    expect(readdirSync(records)).toHaveLength(1)
+    server.kill('SIGTERM')
+    expect(await server.exited).toBe(0)
+    expect(existsSync(records) ? readdirSync(records) : []).toEqual([])
+  })
 })

@@ -123,6 +123,19 @@ export const faults = {
       await Bun.sleep(random() * 300)
     }
   },
+  'restart of all, one after the other': async ({ cluster }) => {
+    for (const member of cluster.members) {
+      await member.stop()
+      await member.start()
+    }
+  },
+  'leave of a node, which joins anew': async ({ cluster, leader, others, random }) => {
+    const member = random() < 0.5 ? leader : (others[0] ?? leader)
+    await member.cli('leave')
+    await member.exited
+    member.wipe()
+    await cluster.join(member)
+  },
   'wipe of a follower, which joins anew': async scene => {
     if (scene.others[0] !== undefined) await wiped(scene, scene.others[0])
   },

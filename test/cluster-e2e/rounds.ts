@@ -8,7 +8,7 @@ import { type FaultName, faultNames, faults, healed } from './nemesis.ts'
 import { Workload } from './workload.ts'
 
 const registers = 4
-const clientsPerMember = 2
+const pairsPerMember = 1
 const calmMs = 400
 /** How long a fault lasts, at least and at most. */
 const faultMsMin = 700
@@ -48,7 +48,7 @@ export async function runRounds(
       throw new Error(`round ${round}, ${fault}, seed ${seed}, see ${path}: ${cause.message}`)
     })
     byFault.set(fault, (byFault.get(fault) ?? 0) + 1)
-    operations += workload.history.length + workload.created.size
+    operations += workload.history.length + workload.created.size + workload.sessionReads
     acknowledged += workload.counts.ok
     recoveryMsMax = Math.max(recoveryMsMax, recoveryMs)
     const { ok, refused, unknown } = workload.counts
@@ -66,7 +66,7 @@ async function played(
   fault: FaultName,
   random: () => number,
 ): Promise<{ recoveryMs: number }> {
-  await workload.start(registers, clientsPerMember)
+  await workload.start(registers, pairsPerMember)
   await Bun.sleep(calmMs)
   const leader = await cluster.waitForLeader()
   const others = shuffled(

@@ -13,7 +13,7 @@ import {
 } from '../sim/registers.ts'
 import type { Answer, Member } from './member.ts'
 
-const requestTimeoutMs = 3000
+const timeoutMs = 3000
 const thinkMs = 4
 
 /** With these the node promises that nothing was or will be done. */
@@ -42,30 +42,46 @@ export class Workload {
   /** Whose creation may have been carried out. */
   readonly uncertain = new Set<string>()
   readonly unexpected: string[] = []
+  /** Reads of one's own writes through other nodes. */
+  sessionReads = 0
   readonly prefix: string
   readonly #members: readonly Member[]
   readonly #random: () => number
+  readonly #consistency: 'linear' | 'local'
   readonly #registers: string[] = []
+  /** Of the session. */
+  readonly #ownApps = new Set<string>()
   #clients: Promise<void>[] = []
   #isOver = false
   #written = 0
 
-  constructor(members: readonly Member[], prefix: string, random: () => number) {
+  /** With `local` reads it must find faults, which shows that it can. */
+  constructor(
+    members: readonly Member[],
+    prefix: string,
+    random: () => number,
+    consistency: 'linear' | 'local' = 'linear',
+  ) {
     this.#members = members
+    this.#consistency = consistency
     this.prefix = prefix
     this.#random = random
   }
 
   /** Makes the registers, which takes a working cluster, and starts the clients. */
-  async start(registers: number, clientsPerMember: number): Promise<void> {
+  async start(registers: number, pairsPerMember: number): Promise<void> {
     for (let i = 0; i < registers; i += 1) {
       const app = { name: `${this.prefix}-r${i}`, config: { v: '' } }
       this.#registers.push((await this.#first.api('POST', '/v2/apps', app)).id)
     }
     for (const member of this.#members) {
-      for (let i = 0; i < clientsPerMember; i += 1) this.#clients.push(this.#client(member))
+      for (let i = 0; i < pairsPerMember; i += 1) {
+        // A client that waits for a write through a node that is cut off would not read from it.
+        this.#clients.push(this.#client(member, 0.2), this.#client(member, 1))
+      }
       this.#clients.push(this.#creator(member))
     }
+    this.#clients.push(this.#session())
   }
 
   async stop(): Promise<void> {
@@ -90,9 +106,9 @@ export class Workload {
     return this.#registers[Math.floor(this.#random() * this.#registers.length)] ?? ''
   }
 
-  async #client(member: Member): Promise<void> {
+  async #client(member: Member, readShare: number): Promise<void> {
     while (!this.#isOver) {
-      if (this.#random() < 0.5) await this.#read(member, this.#key())
+      if (this.#random() < readShare) await this.#read(member, this.#key())
       else await this.#write(member, this.#key())
       // A machine that is down refuses at once.
       await Bun.sleep(member.isRunning ? thinkMs : 50)
@@ -107,6 +123,45 @@ export class Workload {
       else if (answer !== 'refused') this.created.add(name)
       await Bun.sleep(member.isRunning ? 10 * thinkMs : 100)
     }
+  }
+
+  /**
+   * Writes through one node, and reads through another what has at least the index of the answer:
+   * it must see its own writes, though it never asks for a linear read. Nobody else writes its app.
+   */
+  async #session(): Promise<void> {
+    let app: string | undefined
+    for (let i = 0; !this.#isOver; i += 1) {
+      const value = `${i}`
+      const config = { v: value }
+      const written =
+        app === undefined
+          ? await this.#ask(this.#any(), 'POST', '/v2/apps', { name: this.#sessionName(i), config })
+          : await this.#ask(this.#any(), 'PUT', `/v2/apps/${app}`, { config })
+      await Bun.sleep(thinkMs)
+      if (written === 'refused') continue
+      // What may still be carried out would change the app at any time.
+      app = written === 'unknown' ? undefined : written.body.id
+      if (written === 'unknown') continue
+      if (app !== undefined) this.#ownApps.add(app)
+      const index = written.headers.get('fnd-applied-index') ?? ''
+      const reader = this.#any()
+      const headers = { 'fnd-consistency': 'local', 'fnd-min-index': index }
+      const read = await reader.ask('GET', `/v2/apps/${app}`, { timeoutMs, headers })
+      if (read?.status === 503 || read === undefined) continue
+      this.sessionReads += 1
+      if (read.body.config?.v === value) continue
+      const seen = `${reader.name} at index ${index} or later shows ${JSON.stringify(read.body)}`
+      this.unexpected.push(`after the write of ${value} to ${app}: ${seen}`)
+    }
+  }
+
+  #sessionName(i: number): string {
+    return `${this.prefix}-r${1000 + i}`
+  }
+
+  #any(): Member {
+    return this.#members[Math.floor(this.#random() * this.#members.length)] ?? this.#first
   }
 
   async #write(member: Member, key: string): Promise<void> {
@@ -136,8 +191,8 @@ export class Workload {
     body?: unknown,
   ): Promise<Answer | 'refused' | 'unknown'> {
     const answer = await member.ask(method, path, {
-      timeoutMs: requestTimeoutMs,
-      headers: { 'fnd-consistency': 'linear' },
+      timeoutMs,
+      headers: { 'fnd-consistency': this.#consistency },
       ...(body === undefined ? {} : { body }),
     })
     if (answer !== undefined && answer.status < 300) {
@@ -189,7 +244,7 @@ export class Workload {
 
   /** Deletes its apps, so that a hundred rounds do not slow each other down. */
   async clear(): Promise<void> {
-    const ids: string[] = [...this.#registers]
+    const ids: string[] = [...this.#registers, ...this.#ownApps]
     for (const name of this.created) {
       const { items } = await this.#first.api('GET', `/v2/apps?name=${name}`)
       if (items[0] !== undefined) ids.push(items[0].id)

@@ -34,6 +34,7 @@ function findings(nodes: readonly NodeReport[], fields: Partial<Findings> = {}):
     nodes,
     votersMax: 5,
     backlog: 0,
+    isStarved: false,
     ...fields,
   }
 }
@@ -119,5 +120,6 @@ describe('with a majority', () => {
     const three = [node(1), node(2), node(3)]
     expect(codes(findings(three, { leaderId: undefined }))).toEqual(['no-leader'])
     expect(codes(findings(three, { backlog: 50_000 }))).toEqual(['apply-backlog'])
+    expect(codes(findings(three, { isStarved: true }))).toEqual(['disk-full'])
   })
 })

@@ -37,7 +37,7 @@ describe('a deploy', () => {
   })
 
   test('through a learner counts the voters only', async () => {
-    await using world = new World(confOf([1, 2, 3], { learners: [4] }), 4, { quorumMs: 50 })
+    await using world = new World(confOf([1, 2, 3], { learners: [4] }), 4, { quorumMs: 1000 })
     const { hash, stream } = await sample('a')
     world.net.isolate(2)
     world.net.isolate(3)
@@ -48,7 +48,7 @@ describe('a deploy', () => {
   })
 
   test('without a majority says so and why, and goes on from there when sent again', async () => {
-    await using world = new World(confOf([1, 2, 3]), 3, { quorumMs: 50 })
+    await using world = new World(confOf([1, 2, 3]), 3, { quorumMs: 1000 })
     const { hash, stream } = await sample('a')
     world.net.isolate(2)
     world.net.isolate(3)
@@ -78,7 +78,7 @@ describe('a deploy', () => {
 
   test('of a joint configuration needs both majorities', async () => {
     const conf = confOf([1, 2, 3], { votersOutgoing: [1, 4, 5] })
-    await using world = new World(conf, 5, { quorumMs: 50 })
+    await using world = new World(conf, 5, { quorumMs: 1000 })
     const { hash, stream } = await sample('a')
     world.net.isolate(4)
     world.net.isolate(5)
@@ -106,7 +106,7 @@ describe('a deploy', () => {
   })
 
   test('is not helped by a voter that gets it broken', async () => {
-    await using world = new World(confOf([1, 2, 3]), 3, { quorumMs: 50 })
+    await using world = new World(confOf([1, 2, 3]), 3, { quorumMs: 1000 })
     const { hash, stream } = await sample('a')
     world.net.isolate(3)
     for (const link of [

@@ -109,6 +109,17 @@ test('a node that does not lead does not pass a change on a second time', async 
   ).toBe('no-leader')
 })
 
+test('what is no command is refused before it is logged', async () => {
+  const call = forwarderOf({ nodeId: 2 }).calls.propose
+  const version = { type: 'cluster.version', version: 99 }
+  const wrong = ['', '{', 'null', '[]', '{"type":"app.create"}', JSON.stringify(version)]
+  for (const text of wrong) {
+    const body = new TextEncoder().encode(text)
+    const answer = call?.({ from: 3, method: 'propose', head: {} }, body) ?? Promise.resolve()
+    expect([text, await codeOf(answer)]).toEqual([text, 'invalid-field'])
+  }
+})
+
 test('a linear read asks again until it is confirmed, or no majority can be reached', async () => {
   let asked = 0
   const member = {

@@ -5,7 +5,8 @@
 import pino from 'pino'
 import { Forwarder, type ProposalPort } from '../../src/cluster/forward.ts'
 import { Members } from '../../src/cluster/members.ts'
-import type { PeerHandlers, PeerState, Peers } from '../../src/cluster/types.ts'
+import type { SeenPeer } from '../../src/cluster/report.ts'
+import type { PeerHandlers, Peers } from '../../src/cluster/types.ts'
 import { FndError } from '../../src/errors.ts'
 import type { ConfState, CoreStatus, ProgressStatus } from '../../src/raft/types.ts'
 import type { Command, Outcome } from '../../src/store/commands.ts'
@@ -35,6 +36,8 @@ export class World implements AsyncDisposable {
   readonly seats = new Map<number, Seat>()
   /** Nodes that hear and answer nobody. */
   readonly down = new Set<number>()
+  /** Nodes that are heard, and that nobody can connect to. */
+  readonly deaf = new Set<number>()
   readonly lags = new Map<number, number>()
   readonly out: number[] = []
   readonly commands: { readonly by: number; readonly command: Command }[] = []
@@ -50,6 +53,7 @@ export class World implements AsyncDisposable {
       name: `node${id}`,
       raft: {
         status: () => this.core(id),
+        isStarved: () => false,
         transfer: to => this.lead(to),
         proposeConf: async change => {
           this.#mustLead(id)
@@ -195,16 +199,17 @@ export class World implements AsyncDisposable {
     }
   }
 
-  #peers(from: number): Pick<Peers, 'call' | 'states'> {
+  #peers(from: number): Pick<Peers, 'call'> & { states(): SeenPeer[] } {
     const isCut = (to: number) => this.down.has(from) || this.down.has(to)
     return {
-      states: (): PeerState[] =>
+      states: (): SeenPeer[] =>
         [...this.seats.keys()]
           .filter(id => id !== from)
           .map(id => ({
             id,
             address: `10.0.0.${id}:8081`,
-            isConnected: !isCut(id),
+            isConnected: !isCut(id) && !this.deaf.has(id),
+            problem: this.deaf.has(id) ? 'nothing listens there' : undefined,
             rttMs: 1,
             lastHeardMs: isCut(id) ? 0 : performance.now(),
             skewMs: 0,

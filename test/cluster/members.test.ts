@@ -158,3 +158,26 @@ test('the version of commands follows the oldest node', async () => {
   world.rows = world.rows.map(row => ({ ...row, commandVersion: row.id === 2 ? 4 : 5 }))
   await eventually(() => world.commandVersion === 4)
 })
+
+test('what no node asks is refused', async () => {
+  await using world = await worldOf(1)
+  const call = world.seat(1).calls.cluster
+  for (const head of [null, 1, {}, { op: 'x' }, { op: 'approve' }, { op: 'row', id: 'a' }]) {
+    const answer = call?.({ from: 2, method: 'cluster', head }, new Uint8Array())
+    expect(await codeOf(answer ?? Promise.resolve())).toBe('peer-method-unknown')
+  }
+})
+
+test('who is heard and cannot be sent to is no voter', async () => {
+  await using world = await worldOf(1)
+  world.deaf.add(2).add(3)
+  world.add(2)
+  world.add(3)
+  await eventually(() => world.conf.learners.length === 2)
+  await Bun.sleep(1500)
+  expect(world.conf.voters).toEqual([1])
+  const { nodes } = await world.seat(1).members.nodes()
+  expect(nodes.map(({ health }) => health)).toEqual(['up', 'down', 'down'])
+  world.deaf.clear()
+  await eventually(() => world.conf.voters.length === 3)
+})

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'bun:test'
 import fc from 'fast-check'
 import {
+  addressRefusal,
   joinRefusal,
   type UpgradeView,
   upgradeRefusal,
@@ -8,6 +9,7 @@ import {
 } from '../../src/cluster/upgrade.ts'
 import type { NodeState } from '../../src/store/objects.ts'
 import { seeded } from '../seed.ts'
+import { rowOf } from './autopilot-world.ts'
 import { confOf } from './bundle-world.ts'
 
 const node = (id: number, commandVersion: number, state: NodeState = 'active') => ({
@@ -89,4 +91,15 @@ test('a node joins unless it is older than the cluster', () => {
   expect(joinRefusal(4, viewOf(3, [3]))).toBeUndefined()
   expect(joinRefusal(3, viewOf(3, [4, 4]))).toBeUndefined()
   expect(joinRefusal(3, viewOf(4, [4, 5]))).toMatch(/version 3, .* version 4; .*0\.4\.0 or 0\.5\.0/)
+})
+
+test('nobody joins with the address of a node that is there', () => {
+  const nodes = [rowOf(1), rowOf(2)]
+  const [, second] = nodes
+  const given = { uuid: 'new', address: second?.peerAddress ?? '' }
+  expect(addressRefusal(given, nodes, () => true)).toContain('is the address of node 2')
+  // Its wiped self, or the same one once more.
+  expect(addressRefusal(given, nodes, id => id !== 2)).toBeUndefined()
+  expect(addressRefusal({ ...given, uuid: second?.uuid ?? '' }, nodes, () => true)).toBeUndefined()
+  expect(addressRefusal({ ...given, address: '10.9.9.9:1' }, nodes, () => true)).toBeUndefined()
 })

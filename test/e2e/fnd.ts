@@ -136,9 +136,9 @@ export class Fnd implements AsyncDisposable {
    * Resolves when it listens; rejects with its output when it ends instead. `program` is one that
    * becomes the binary.
    */
-  async start(program = binary): Promise<void> {
+  async start(program = binary, flags: readonly string[] = []): Promise<void> {
     this.#starts += 1
-    const started = Bun.spawn([program], {
+    const started = Bun.spawn([program, ...flags], {
       env: this.environment,
       cwd: this.dir,
       stdin: 'ignore',

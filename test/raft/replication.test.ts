@@ -201,6 +201,16 @@ describe('late and doubled messages', () => {
     expect(leader.core.commit).toBe(3)
   })
 
+  test('the acknowledgement of an earlier term does not count: the entries may be gone', () => {
+    const leader = new Member({ id: 1, voters: three, terms: [1, 1, 1] })
+    leader.lead()
+    const { term } = leader.core
+    leader.step(to(1, 'MsgAppResp', { from: 2, term: term - 1, index: 3 }))
+    expect(progressOf(leader, 2)?.match).toBe(0)
+    leader.step(to(1, 'MsgAppResp', { from: 2, term, index: 3 }))
+    expect(progressOf(leader, 2)?.match).toBe(3)
+  })
+
   test('both sides skip whole terms when a follower diverged', () => {
     const terms = Array.from({ length: 100 }, (_, at) => (at < 10 ? 1 : 3))
     const other = Array.from({ length: 100 }, (_, at) => (at < 10 ? 1 : 2))

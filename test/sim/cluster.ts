@@ -2,15 +2,16 @@
 import type { Message, NodeId, Role } from '../../src/raft/types.ts'
 import { Checker } from './check.ts'
 import { SimDisk } from './disk.ts'
-import { emptyImage, KvMachine, type SimMachine } from './machine.ts'
+import { emptyImage, encodeRequest, KvMachine, type MachineImage, type Request } from './machine.ts'
 import { SimNet } from './net.ts'
 import { SimNode } from './node.ts'
 import type { SimOptions } from './options.ts'
 import type { Prng } from './prng.ts'
 import { SnapshotCarrier } from './snapshots.ts'
+import { encodeAsCommand, StateDbFiles } from './state-db-machine.ts'
 import type { World } from './world.ts'
 
-export class Cluster {
+export class Cluster implements Disposable {
   readonly world: World
   readonly prng: Prng
   readonly net: SimNet
@@ -19,7 +20,8 @@ export class Cluster {
   readonly nodes = new Map<NodeId, SimNode>()
   options: SimOptions
   readonly #snapshots: SnapshotCarrier
-  readonly #first: ReturnType<typeof emptyImage>
+  readonly #first: MachineImage
+  readonly #files: StateDbFiles | undefined
   #lastId = 0
 
   constructor(world: World, options: SimOptions) {
@@ -30,7 +32,9 @@ export class Cluster {
     const count = options.isBootstrapped ? options.firstNodes : 1
     const voters = Array.from({ length: count }, (_, at) => at + 1)
     const nobody = { votersOutgoing: [], learners: [], learnersNext: [], autoLeave: false }
-    this.#first = emptyImage({ voters, ...nobody })
+    const confState = { voters, ...nobody }
+    this.#files = options.machine === 'state-db' ? new StateDbFiles() : undefined
+    this.#first = this.#files?.firstImage(confState, keysOf(options)) ?? emptyImage(confState)
     this.checker = new Checker(world, this.nodes, this.#first.confState)
     this.#snapshots = new SnapshotCarrier(world, world.prng.fork(), this.net, this.nodes)
     for (let at = 0; at < count; at++) this.add()
@@ -64,7 +68,7 @@ export class Cluster {
         world: this.world,
         checker: this.checker,
         options: () => this.options,
-        makeMachine: (image): SimMachine => new KvMachine(image),
+        makeMachine: image => this.#files?.make(image) ?? new KvMachine(image),
         network: sender => ({
           send: messages => {
             for (const message of messages) this.#send(sender, message)
@@ -79,6 +83,15 @@ export class Cluster {
     node.clock.rate = 1 + (this.prng.real() * 2 - 1) * this.options.clock.drift
     node.start()
     return node
+  }
+
+  encode(request: Request): Uint8Array {
+    return this.#files === undefined ? encodeRequest(request) : encodeAsCommand(request)
+  }
+
+  [Symbol.dispose](): void {
+    for (const { machine } of this.nodes.values()) machine?.inner.end()
+    this.#files?.[Symbol.dispose]()
   }
 
   get up(): readonly SimNode[] {
@@ -187,4 +200,9 @@ export class Cluster {
       world.count('branch: heartbeat confirms reads')
     }
   }
+}
+
+/** Clients use these. */
+export function keysOf({ load }: SimOptions): readonly string[] {
+  return Array.from({ length: load.keys }, (_, at) => `k${at}`)
 }

@@ -4,6 +4,7 @@
  * transport refuses it by its checksum. Frames outlive the processes that sent them.
  */
 import type { Message, NodeId } from '../../src/raft/types.ts'
+import { decodeMessages, encodeMessages } from '../../src/raft/wire.ts'
 import type { NetOptions } from './options.ts'
 import type { Prng } from './prng.ts'
 import type { World } from './world.ts'
@@ -16,7 +17,9 @@ export const peaceful: NetOptions = {
   corrupt: 0,
   late: 0,
   lateMaxMs: 0,
+  lateCopies: false,
   linkQueueMax: 10_000,
+  isEncoded: false,
   clogEveryMs: 0,
   partitionEveryMs: 0,
   partitionMs: 0,
@@ -46,9 +49,10 @@ export class SimNet {
     this.#deliver = deliver
   }
 
-  send(message: Message): void {
-    const { from, to } = message
+  send(given: Message): void {
+    const { from, to } = given
     const prng = this.#prng
+    const message = this.options.isEncoded ? this.#coded(given) : given
     const link = this.#link(from, to)
     if (this.#isLost(from, to)) return
     if (link.queued >= this.options.linkQueueMax) {
@@ -58,7 +62,7 @@ export class SimNet {
     this.#carry(message, link)
     if (prng.chance(this.options.duplicate)) {
       this.#world.count('fault: message doubled')
-      this.#carry(message, link)
+      this.#carry(message, link, this.options.lateCopies)
     }
   }
 
@@ -109,9 +113,22 @@ export class SimNet {
     return false
   }
 
-  #carry(message: Message, link: Link): void {
+  /** As it comes out at the other end; one that was changed on its way must not come out. */
+  #coded(message: Message): Message {
+    const bytes = encodeMessages([message])
+    const decoded = decodeMessages(bytes)
+    if (!decoded.ok) this.#world.fail(`a message is refused: ${decoded.fault}`)
+    const changed = bytes.slice()
+    const at = this.#prng.below(changed.length)
+    changed[at] = (changed[at] ?? 0) ^ (1 << this.#prng.below(8))
+    if (decodeMessages(changed).ok) this.#world.fail(`a message that was changed at ${at} is taken`)
+    this.#world.count('fault: frame changed on its way')
+    return decoded.messages[0] ?? message
+  }
+
+  #carry(message: Message, link: Link, isLate = false): void {
     link.queued += 1
-    this.#world.after(this.#delayMs(link), () => {
+    this.#world.after(this.#delayMs(link, isLate), () => {
       link.queued -= 1
       if (this.isCut(message.from, message.to)) {
         this.#world.count('fault: message into a cut link')
@@ -121,12 +138,12 @@ export class SimNet {
     })
   }
 
-  #delayMs(link: Link): number {
+  #delayMs(link: Link, isLate = false): number {
     const { delayMinMs, delayMeanMs, late, lateMaxMs } = this.options
     const prng = this.#prng
     const clogMs = Math.max(0, link.clogUntilMs - this.#world.nowMs)
     const delayMs = clogMs + delayMinMs + prng.exponential(delayMeanMs)
-    if (!prng.chance(late)) return delayMs
+    if (!isLate && !prng.chance(late)) return delayMs
     this.#world.count('fault: message of long ago')
     return delayMs + prng.real() * lateMaxMs
   }

@@ -34,7 +34,11 @@ export interface NetOptions {
   /** Of a frame that outlives terms and processes. */
   readonly late: number
   readonly lateMaxMs: number
+  /** All second copies are late. */
+  readonly lateCopies: boolean
   readonly linkQueueMax: number
+  /** Messages go as the bytes of the real transport. */
+  readonly isEncoded: boolean
   readonly clogEveryMs: number
   readonly partitionEveryMs: number
   readonly partitionMs: number
@@ -96,26 +100,49 @@ export interface LoadOptions {
 
 export function optionsFrom(prng: Prng): SimOptions {
   const options = calmOptionsFrom(prng)
-  return prng.chance(0.2) ? stormy(options, prng) : options
+  const isStormy = prng.chance(0.2)
+  if (prng.chance(0.03)) return onStateDb(options)
+  return isStormy ? stormy(options, prng) : options
 }
 
-/**
- * Leaders fall often, and what was said to them arrives late, perhaps when they lead again: terms
- * meet as they seldom do when each fault comes by itself.
- */
-function stormy(options: SimOptions, prng: Prng): SimOptions {
-  const { net, churn, limits } = options
+/** It is slow, so it gets less to do. Its commands do not count once by themselves. */
+function onStateDb(options: SimOptions): SimOptions {
+  const { faultsMs, limits, load } = options
   const electionMs = (limits.tickMs ?? 1) * (limits.electionTick ?? 1)
   return {
     ...options,
+    machine: 'state-db',
+    faultsMs: Math.min(faultsMs, electionMs * 25),
+    limits: { ...limits, flushEveryMax: Math.max(10, limits.flushEveryMax ?? 10) },
+    load: { ...load, attemptsMax: 1 },
+  }
+}
+
+/**
+ * Leaders fall often, with entries that others replace, and what was said to them is said again
+ * when they lead again: terms meet as they seldom do when each fault comes by itself.
+ */
+function stormy(options: SimOptions, prng: Prng): SimOptions {
+  const { net, churn, limits, load } = options
+  const electionMs = (limits.tickMs ?? 1) * (limits.electionTick ?? 1)
+  return {
+    ...options,
+    faultsMs: electionMs * 80,
+    firstNodes: prng.pick([3, 5, 5]),
+    isBootstrapped: true,
     net: {
       ...net,
-      late: prng.pick([0.1, 0.3]),
-      lateMaxMs: electionMs * prng.pick([2, 5, 15]),
-      partitionEveryMs: electionMs * prng.pick([1.5, 3]),
-      partitionMs: electionMs * prng.pick([0.5, 1.5, 3]),
+      loss: 0,
+      duplicate: prng.pick([0.1, 0.4]),
+      late: 0,
+      lateCopies: true,
+      lateMaxMs: electionMs * prng.pick([4, 15]),
+      partitionEveryMs: electionMs * prng.pick([3, 6]),
+      partitionMs: electionMs * prng.pick([2, 4]),
     },
-    churn: { ...churn, transferEveryMs: prng.pick([0, electionMs]) },
+    crash: { ...options.crash, everyMs: 0, blackoutEveryMs: 0 },
+    churn: { ...churn, everyMs: 0, transferEveryMs: electionMs * 2 },
+    load: { ...load, clients: 6, thinkMs: electionMs / 20, readShare: 0.2 },
   }
 }
 
@@ -210,7 +237,9 @@ function netFrom(
     corrupt: sometimes(0.3, () => prng.pick([0.001, 0.02])),
     late: sometimes(0.4, () => prng.pick([0.001, 0.01, 0.05, 0.2])),
     lateMaxMs: electionMs * prng.pick([2, 8, 30]),
+    lateCopies: false,
     linkQueueMax: prng.pick([4, 50, 10_000]),
+    isEncoded: prng.chance(0.25),
     clogEveryMs: sometimes(0.3, () => electionMs * prng.between(1, 10)),
     partitionEveryMs: sometimes(0.6, () => electionMs * prng.pick([2, 5, 15])),
     partitionMs: electionMs * prng.pick([0.5, 2, 5, 15]),

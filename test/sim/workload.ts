@@ -5,7 +5,7 @@
  */
 import type { FndError } from '../../src/errors.ts'
 import type { Cluster } from './cluster.ts'
-import { encodeRequest, type Request } from './machine.ts'
+import type { Request } from './machine.ts'
 import type { SimNode } from './node.ts'
 import type { LoadOptions } from './options.ts'
 import type { Prng } from './prng.ts'
@@ -89,7 +89,8 @@ export class Workload {
     const key = `k${this.#prng.below(this.#options.keys)}`
     const value = `${client}.${seq}`
     if (this.#prng.chance(this.#options.readShare)) return { kind: 'read', key }
-    if (this.#prng.chance(0.8)) return { kind: 'write', key, value }
+    const { machine } = this.#cluster.options
+    if (machine !== 'kv' || this.#prng.chance(0.8)) return { kind: 'write', key, value }
     const node = this.#prng.pick(this.#cluster.up)
     return { kind: 'swap', key, expected: node?.machine?.inner.get(key) ?? '', value }
   }
@@ -198,7 +199,7 @@ export class Workload {
         net.call(node.id, leader.id, () => this.#write(leader, request, back, false))
         return
       }
-      const bytes = encodeRequest(request)
+      const bytes = this.#cluster.encode(request)
       member.propose(bytes, (error, applied) => {
         if (process.isOver) return
         if (applied === undefined) return answer(refusalFrom(error))

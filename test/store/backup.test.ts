@@ -1,31 +1,41 @@
 import { describe, expect, test } from 'bun:test'
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import {
-  type BackupBundle,
+  type BackupPart,
   exportBackup,
   importBackup,
-  restoreBackup,
+  partOfBundle,
+  partOfBytes,
 } from '../../src/store/backup.ts'
 import { Bundles } from '../../src/store/bundles.ts'
 import { StateDb } from '../../src/store/db.ts'
+import { DataLock } from '../../src/store/lock.ts'
 import { Queries } from '../../src/store/queries.ts'
+import { openStore } from '../../src/store/replica.ts'
+import { isFreeToRestore, restoreBackup } from '../../src/store/restore.ts'
 import { Snapshots } from '../../src/store/snapshots.ts'
 import { nameOf, tarOf } from './bundle-tars.ts'
 import { anApp, entryOf, openAlone, openLog, temporaryDir } from './sample.ts'
 
 const origin = { version: '1.2.3', clusterId: 'old', nodeId: 1, createdMs: 5000 }
 const parts = [
-  { path: 'secrets.key', bytes: Buffer.from('a secret\n') },
-  { path: 'cluster/ca.key', bytes: Buffer.from('another\n') },
+  partOfBytes('secrets.key', Buffer.from('a secret\n')),
+  partOfBytes('cluster/ca.key', Buffer.from('another\n')),
 ]
-/** Without bundles, unless they are given. */
-const content = (bundles: readonly BackupBundle[] = []) => ({ parts, bundles, missing: [] })
 const invalid = { code: 'backup-invalid', status: 400 }
 
 /** A backup of a state of two apps. */
-async function backup(dir: string, bundles: readonly BackupBundle[] = []) {
+async function backup(dir: string, more: readonly BackupPart[] = []) {
   const database = join(dir, 'state.db')
   using db = new StateDb(database)
   for (const [at, name] of ['A', 'B'].entries()) {
@@ -33,7 +43,7 @@ async function backup(dir: string, bundles: readonly BackupBundle[] = []) {
   }
   await using taken = await new Snapshots({ database, dir: join(dir, 'snapshots') }).take()
   const chunks: Uint8Array[] = []
-  for await (const chunk of exportBackup(taken, origin, content(bundles))) chunks.push(chunk)
+  for await (const chunk of exportBackup(taken, origin, [...parts, ...more])) chunks.push(chunk)
   return { bytes: Buffer.concat(chunks), stateHash: db.stateHash, taken }
 }
 
@@ -81,10 +91,10 @@ describe('a backup', () => {
     const { head, recovered } = await restoreBackup(inPieces(bytes), dataDir, identity)
     expect(head).toMatchObject(origin)
     expect(recovered).toMatchObject({ index: 2, term: 2, appliedCount: 0 })
-    expect(readdirSync(dataDir).sort()).toEqual(['cluster', 'secrets.key', 'store'])
+    const names = readdirSync(dataDir).sort()
+    expect(names).toEqual(['cluster', 'lock.db', 'lock.pid', 'secrets.key', 'store'])
     expect(statSync(join(dataDir, 'secrets.key')).mode & 0o777).toBe(0o600)
     expect(statSync(join(dataDir, 'cluster')).mode & 0o777).toBe(0o700)
-    expect(existsSync(`${dataDir}.restoring`)).toBe(false)
     {
       using db = new StateDb(join(dataDir, 'store/state.db'))
       expect(new Queries(db.rows).app('B')?.name).toBe('app-B')
@@ -103,17 +113,60 @@ describe('a backup', () => {
     using dir = temporaryDir()
     const tar = await tarOf([['big.bin', Buffer.alloc(3_000_000, 7)]])
     const hash = nameOf(tar)
-    await using bundles = new Bundles(join(dir.path, 'bundles'))
-    await bundles.put(hash, inPieces(tar), { bytesMax: 1e9, filesMax: 10 })
-    const kept = bundles.tar(hash)
-    if (kept === undefined) throw new Error('the bundle has no tar')
-    const { bytes } = await backup(dir.path, [{ hash, tar: kept }])
+    const { bytes } = await backup(dir.path, [partOfBundle(hash, tar.length, () => inPieces(tar))])
     const dataDir = join(dir.path, 'data')
     await restoreBackup(inPieces(bytes), dataDir, { clusterId: 'new', uuid: 'fresh' })
-    await using store = await openAlone({ dataDir, onFatal: () => undefined })
-    expect(readFileSync(join(store.bundles.get(hash)?.dir ?? '', 'big.bin'))[9]).toBe(7)
-    expect(store.bundles.keep(hash)).toBe(true)
-    expect(readdirSync(dataDir)).not.toContain('bundles.packed')
+    expect(readdirSync(dataDir).sort()).toEqual([
+      ...['bundles', 'cluster', 'lock.db', 'lock.pid', 'secrets.key', 'store'],
+    ])
+    await using bundles = new Bundles(join(dataDir, 'bundles'))
+    expect(readFileSync(join(bundles.get(hash)?.dir ?? '', 'big.bin'))[9]).toBe(7)
+    expect(bundles.keep(hash)).toBe(true)
+    const chunks: Uint8Array[] = []
+    for await (const chunk of bundles.tar(hash)?.chunks ?? []) chunks.push(chunk)
+    expect(Buffer.concat(chunks).equals(tar)).toBe(true)
+  })
+
+  test('of a file that was damaged on this node does not end as if it were whole', async () => {
+    using dir = temporaryDir()
+    const tar = await tarOf([['a', Buffer.alloc(100_000, 7)]])
+    const damaged = Buffer.from(tar)
+    spoilBytes(damaged)
+    const part = partOfBundle(nameOf(tar), tar.length, () => inPieces(damaged))
+    await expect(backup(dir.path, [part])).rejects.toMatchObject({ code: 'backup-failed' })
+  })
+
+  test('whose restoring broke off is restored again, and not started before', async () => {
+    using dir = temporaryDir()
+    const { bytes } = await backup(dir.path)
+    const dataDir = join(dir.path, 'data')
+    const identity = { clusterId: 'new', uuid: 'fresh' }
+    await restoreBackup(inPieces(bytes), dataDir, identity)
+    // As if the process had ended between its last two steps.
+    mkdirSync(join(dataDir, '.restoring', 'store'), { recursive: true })
+    const starting = openStore({ dataDir, onFatal: () => undefined })
+    await expect(starting).rejects.toThrow(/run fnd restore again/)
+    expect(isFreeToRestore(dataDir)).toBe(true)
+    writeFileSync(join(dataDir, 'of somebody else'), '')
+    await expect(restoreBackup(inPieces(bytes), dataDir, identity)).rejects.toThrow(/not empty/)
+    rmSync(join(dataDir, 'of somebody else'))
+    await restoreBackup(inPieces(bytes), dataDir, identity)
+    expect(isFreeToRestore(dataDir)).toBe(false)
+    await using store = await openStore({ dataDir, onFatal: () => undefined })
+    expect(store.state.app('B')?.name).toBe('app-B')
+  })
+
+  test('is not restored into a directory that another process restores into', async () => {
+    using dir = temporaryDir()
+    const { bytes } = await backup(dir.path)
+    const dataDir = join(dir.path, 'data')
+    mkdirSync(dataDir)
+    {
+      using _lock = new DataLock(dataDir)
+      const refused = restoreBackup(inPieces(bytes), dataDir, { clusterId: 'c', uuid: 'u' })
+      await expect(refused).rejects.toThrow(/is in use by another fnd/)
+    }
+    await restoreBackup(inPieces(bytes), dataDir, { clusterId: 'c', uuid: 'u' })
   })
 
   test('is not restored over anything', async () => {
@@ -142,8 +195,13 @@ describe('a backup', () => {
     const dataDir = join(dir.path, 'data')
     const refused = restoreBackup(inPieces(bad), dataDir, { clusterId: 'c', uuid: 'u' })
     await expect(refused).rejects.toMatchObject(invalid)
-    expect(readdirSync(dataDir)).toEqual([])
-    expect(existsSync(`${dataDir}.restoring`)).toBe(false)
+    expect(existsSync(dataDir)).toBe(false)
+    // What was there before stays.
+    mkdirSync(dataDir)
+    mkdirSync(join(dataDir, 'lost+found'))
+    const again = restoreBackup(inPieces(bad), dataDir, { clusterId: 'c', uuid: 'u' })
+    await expect(again).rejects.toMatchObject(invalid)
+    expect(readdirSync(dataDir)).toEqual(['lost+found'])
   })
 
   test('that is cut short anywhere is refused', async () => {
@@ -165,7 +223,7 @@ describe('a backup', () => {
     db.apply([entryOf(1, { type: 'app.create', app: anApp('A', { config }) })])
     await using taken = await new Snapshots({ database, dir: join(dir.path, 'snapshots') }).take()
     let chunks = 0
-    for await (const _chunk of exportBackup(taken, origin, content())) {
+    for await (const _chunk of exportBackup(taken, origin, parts)) {
       chunks += 1
       if (chunks === 5) break
     }
@@ -177,15 +235,19 @@ test('a backup whose snapshot is gone does not end as if it were whole', async (
   using dir = temporaryDir()
   const { taken } = await backup(dir.path)
   const reading = async () => {
-    for await (const _chunk of exportBackup(taken, origin, content()));
+    for await (const _chunk of exportBackup(taken, origin, parts));
   }
   await expect(reading()).rejects.toThrow(/ENOENT/)
 })
 
-function spoil(path: string): void {
-  const bytes = readFileSync(path)
+function spoilBytes(bytes: Uint8Array): void {
   const at = bytes.length >> 1
   bytes[at] = (bytes[at] ?? 0) ^ 1
+}
+
+function spoil(path: string): void {
+  const bytes = readFileSync(path)
+  spoilBytes(bytes)
   writeFileSync(path, bytes)
 }
 

@@ -4,10 +4,18 @@ import { type AdminParts, adminOnly } from '../admin.ts'
 import { responses, adminSecurity as security } from '../detail.ts'
 import { type DownloadStream, downloadResponse } from '../stream.ts'
 
+export interface Backup extends DownloadStream {
+  /** Hashes of bundles that functions refer to, and that no node has. */
+  readonly missing: readonly string[]
+}
+
 export interface Backups {
   /** As of one moment; `FndError` `disk-full` where there is no room to prepare it. */
-  open(): Promise<DownloadStream>
+  open(): Promise<Backup>
 }
+
+/** How many bundles it lacks; absent when it lacks none. */
+export const missingHeader = 'fnd-missing-bundles'
 
 const backupRoute = {
   detail: {
@@ -17,7 +25,7 @@ const backupRoute = {
     description:
       'Everything that a new cluster needs: state, bundles and keys, as this node has them. It ' +
       'is secret. `Fnd-Applied-Index` says of which change it is; `fnd restore` checks that it ' +
-      'is whole.',
+      'is whole. `Fnd-Missing-Bundles` says how many bundles no node had.',
     responses: responses(
       {
         200: {
@@ -36,7 +44,11 @@ export function backupApi(parts: AdminParts & { readonly backups: Backups }) {
     async ({ request, server }) => {
       // A large one over a slow line takes longer than any timeout of an idle connection.
       server?.timeout(request, 0)
-      return downloadResponse(await parts.backups.open())
+      const backup = await parts.backups.open()
+      const response = downloadResponse(backup)
+      const { length } = backup.missing
+      if (length > 0) response.headers.set(missingHeader, String(length))
+      return response
     },
     backupRoute,
   )
