@@ -16,7 +16,7 @@ import type { ConfState } from '../raft/types.ts'
 import { apply } from './apply.ts'
 import { commandVersion, decodeCommand, mustKnow } from './codec.ts'
 import type { Change, Outcome } from './commands.ts'
-import { DiskThread, type DiskWorker } from './disk-work.ts'
+import { DiskThread, type DiskWork } from './disk-work.ts'
 import type { Row, SqlValue, Tx } from './rows.ts'
 import { decodeConfState, encodeConfState, firstConfState, prepareSchema } from './schema.ts'
 import { cannotInstall, snapshotNameFrom } from './snapshot-file.ts'
@@ -33,7 +33,7 @@ export type ChangesListener = (changes: readonly Change[]) => void
 
 export interface StateDbOptions {
   /** One that others use too; otherwise the database has its own. */
-  readonly thread?: DiskWorker
+  readonly thread?: DiskWork
   /** Where snapshots lie that `install` is told the names of. */
   readonly stagedDir?: string
 }
@@ -43,7 +43,7 @@ export class StateDb implements StateMachine, Disposable {
   readonly #stagedDir: string
   readonly #statements = new Map<string, Statement<Row, SqlValue[]>>()
   readonly #tx: Tx
-  readonly #thread: DiskWorker
+  readonly #thread: DiskWork
   readonly #ownThread: DiskThread | undefined
   #db: Database
   /** None in memory. */

@@ -1,17 +1,18 @@
 /** The thread that works on whole databases, as the event loop sees it. */
 import { diskThreadUrl } from './disk-source.ts'
-import type { DiskAnswer, DiskRequest } from './disk-thread.ts'
+import type { DiskAnswer, DiskRequest } from './disk-tasks.ts'
 
 export type DiskDone = (answer: DiskAnswer) => void
+
+export interface DiskWork {
+  /** Requests are done one after the other, in the order in which they came. */
+  ask(request: DiskRequest, done: DiskDone): void
+}
 
 /** A thread that nobody asked for anything takes memory for nothing. */
 const idleMs = 5000
 
-/** What of it a database needs. */
-export type DiskWorker = Pick<DiskThread, 'ask'>
-
-/** One request after the other, in the order in which they came. */
-export class DiskThread implements Disposable {
+export class DiskThread implements DiskWork, Disposable {
   #thread: Worker | undefined
   readonly #waiting: DiskDone[] = []
   #idleTimer: Timer | undefined

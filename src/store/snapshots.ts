@@ -7,13 +7,13 @@ import { mkdirSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FndError } from '../errors.ts'
-import type { DiskAnswer } from './disk-thread.ts'
+import type { DiskAnswer } from './disk-tasks.ts'
 import { DiskThread } from './disk-work.ts'
 import { type Described, describeSnapshot, snapshotName } from './snapshot-file.ts'
 
 /**
- * The file is removed when it is disposed. A filesystem may take half a second to remove a
- * gigabyte, so that nobody waits for it in the event loop.
+ * The file is removed when it is disposed. To remove a gigabyte may take half a second, in which
+ * the event loop goes on.
  */
 export interface TakenSnapshot extends Described, AsyncDisposable {
   /** What raft carries: see `snapshotName`. */
@@ -44,7 +44,8 @@ export class Snapshots {
   /** One at a time: each writes as much as the whole state. */
   #last: Promise<unknown> = Promise.resolve()
 
-  constructor({ database, dir, freeBytesMin = 0, thread = new DiskThread() }: SnapshotsOptions) {
+  constructor(options: SnapshotsOptions) {
+    const { database, dir, freeBytesMin = 0, thread = new DiskThread() } = options
     this.#freeBytesMin = freeBytesMin
     this.#thread = thread
     this.#database = database

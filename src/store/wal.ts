@@ -4,7 +4,7 @@
  * two flushes of the disk.
  */
 import { closeSync, fstatSync, fsync, openSync } from 'node:fs'
-import type { DiskWorker } from './disk-work.ts'
+import type { DiskWork } from './disk-work.ts'
 
 /** A checkpoint is begun whenever the WAL has grown by that much: 1000 pages, as SQLite does. */
 const checkpointBytes = 4 * 1024 * 1024
@@ -14,7 +14,7 @@ const isPassing = (code: string | undefined) => /^SQLITE_(FULL|BUSY|IOERR_SHM)/.
 
 export class Wal {
   readonly #database: string
-  readonly #thread: DiskWorker
+  readonly #thread: DiskWork
   readonly #fd: number
   #dueBytes = checkpointBytes
   #isCheckpointing = false
@@ -24,7 +24,7 @@ export class Wal {
   #fault: Error | undefined
 
   /** The database is open, so that there is a WAL beside it until this is closed. */
-  constructor(database: string, thread: DiskWorker) {
+  constructor(database: string, thread: DiskWork) {
     this.#database = database
     this.#thread = thread
     // Kept open: an error of the disk is told to those who had the file open by then.

@@ -1,6 +1,6 @@
 /**
  * The state machine of the product in the simulation: `StateDb` on files, with the real code that
- * applies commands. Keys are apps, whose values are in their configuration.
+ * applies commands and installs snapshots. Keys are apps, whose values are in their configuration.
  */
 import { Database } from 'bun:sqlite'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
@@ -10,6 +10,8 @@ import type { CommittedEntry } from '../../src/raft/ports.ts'
 import type { ConfState } from '../../src/raft/types.ts'
 import { encodeCommand } from '../../src/store/codec.ts'
 import { StateDb } from '../../src/store/db.ts'
+import { answerTo } from '../../src/store/disk-tasks.ts'
+import type { DiskWork } from '../../src/store/disk-work.ts'
 import { encodeConfState } from '../../src/store/schema.ts'
 import type { MachineImage, Request, SimMachine } from './machine.ts'
 import type { RegisterOutput } from './registers.ts'
@@ -50,7 +52,7 @@ export class StateDbFiles implements Disposable {
   make(image: MachineImage): StateDbMachine {
     this.#count += 1
     const dir = join(this.#dir, `${this.#count}`)
-    mkdirSync(dir, { recursive: true })
+    mkdirSync(join(dir, 'staged'), { recursive: true })
     return new StateDbMachine(this.#dir, dir, image)
   }
 
@@ -59,18 +61,19 @@ export class StateDbFiles implements Disposable {
   }
 }
 
-/** No checkpoints: what they make durable is the simulated disk's to say. */
-const noThread = { ask: () => undefined }
+/** What a thread would do, in the order of the simulation. */
+const atOnce: DiskWork = { ask: (request, done) => done(answerTo(request)) }
 
 export class StateDbMachine implements SimMachine {
   readonly #imagesDir: string
   readonly #dir: string
-  #db: StateDb
+  readonly #db: StateDb
 
   constructor(imagesDir: string, dir: string, image: MachineImage) {
     this.#imagesDir = imagesDir
     this.#dir = dir
-    this.#db = this.#opened(image)
+    copyFileSync(join(imagesDir, String(image.state)), this.#path)
+    this.#db = new StateDb(this.#path, { stagedDir: join(dir, 'staged'), thread: atOnce })
   }
 
   get #path(): string {
@@ -118,16 +121,15 @@ export class StateDbMachine implements SimMachine {
     return { index, term, confState, hash, state }
   }
 
-  /** Without the thread that swaps files in a server: here nothing may happen in its own time. */
   become(image: MachineImage): void {
-    this.#db[Symbol.dispose]()
-    for (const end of ['-wal', '-shm']) rmSync(`${this.#path}${end}`, { force: true })
-    this.#db = this.#opened(image)
-  }
-
-  #opened(image: MachineImage): StateDb {
-    copyFileSync(join(this.#imagesDir, String(image.state)), this.#path)
-    return new StateDb(this.#path, { thread: noThread })
+    const name = String(image.state)
+    copyFileSync(join(this.#imagesDir, name), join(this.#dir, 'staged', name))
+    let isDone = false
+    this.#db.install(name, error => {
+      if (error !== undefined) throw error
+      isDone = true
+    })
+    if (!isDone && this.appliedIndex < image.index) throw new Error('not installed at once')
   }
 
   end(): void {
