@@ -19,7 +19,7 @@ interface Found {
 }
 
 const commands: Readonly<Record<Suite, readonly string[]>> = {
-  simulation: ['test/sim/run.ts', '--from', '1', '--count', `${seedsMax}`, '--until-failure'],
+  simulation: ['scripts/simulate.ts', '--from', '1', '--count', `${seedsMax}`, '--until-failure'],
   conformance: ['test', 'test/raft/conformance'],
   raft: ['test', ...['paper', 'election', 'replication', 'reads', 'quorum'].map(testOfRaft)],
   store: ['test', 'test/store/log.test.ts', 'test/store/log-damage.test.ts'],

@@ -41,7 +41,7 @@ async function lane(): Promise<void> {
     const from = next
     next += seedsAtOnce
     const child = Bun.spawn(
-      [process.execPath, 'test/sim/run.ts', '--from', `${from}`, '--count', `${seedsAtOnce}`],
+      [process.execPath, 'scripts/simulate.ts', '--from', `${from}`, '--count', `${seedsAtOnce}`],
       { cwd: root, stdin: 'ignore', stdout: 'pipe', stderr: 'inherit' },
     )
     const text = await new Response(child.stdout).text()

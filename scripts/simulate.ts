@@ -1,8 +1,8 @@
 /**
- * Runs seeds: `bun test/sim/run.ts --seed 7 [--verbose]` replays one, `--from 1 --count 100` many.
+ * Runs seeds: `simulate.ts --seed 7 [--verbose]` replays one, `--from 1 --count 100` many.
  */
 import { parseArgs } from 'node:util'
-import { simulate } from './sim.ts'
+import { simulate } from '../test/sim/sim.ts'
 
 const { values } = parseArgs({
   options: {
