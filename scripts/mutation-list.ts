@@ -165,7 +165,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '15',
     'an acknowledgement of an earlier term counts',
-    core,
+    ['raft'],
     `${raft}/core.ts`,
     'if (isOfTerm && term < state.term) {',
     "if (isOfTerm && term < state.term && type !== 'MsgAppResp') {",
@@ -181,7 +181,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '17',
     'the higher term of a refused pre-vote is ignored',
-    core,
+    ['raft'],
     `${raft}/core.ts`,
     "(type === 'MsgPreVoteResp' && !received.reject)) return true",
     "type === 'MsgPreVoteResp') return true",
@@ -221,7 +221,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '22',
     'only its report ends a snapshot (etcd#10308)',
-    core,
+    ['conformance'],
     leader,
     '  else if (member.match + 1 >= log.firstIndex) member.becomeReplicate()\n',
     '',
@@ -321,7 +321,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '35',
     'a leader without a majority leads on',
-    ['simulation', 'conformance', 'raft'],
+    ['conformance'],
     leader,
     '  if (!isActive) state.becomeFollower(state.term, 0)\n',
     '',

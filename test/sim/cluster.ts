@@ -22,6 +22,7 @@ export class Cluster implements Disposable {
   readonly #snapshots: SnapshotCarrier
   readonly #first: MachineImage
   readonly #files: StateDbFiles | undefined
+  readonly #heardMs = new Map<string, number>()
   #lastId = 0
 
   constructor(world: World, options: SimOptions) {
@@ -109,6 +110,11 @@ export class Cluster implements Disposable {
     return found?.node
   }
 
+  /** When the one last heard the other. */
+  heardMs(by: NodeId, from: NodeId): number | undefined {
+    return this.#heardMs.get(`${by}/${from}`)
+  }
+
   isLost(id: NodeId): boolean {
     const node = this.nodes.get(id)
     return node === undefined || node.state === 'gone' || node.state === 'broken'
@@ -171,6 +177,11 @@ export class Cluster implements Disposable {
     const { type, from, to, term, index, commit } = message
     this.world.note(`send ${type}`, from, to, term, index, commit, message.entries.length)
     this.net.send(message)
+    // The transport tells when it has no connection.
+    if (this.net.isCut(from, to) && this.prng.chance(0.1)) {
+      const { process } = sender
+      this.world.after(1, () => process?.dispatch(() => sender.member?.unreachable(to)))
+    }
   }
 
   #deliver(message: Message): void {
@@ -179,6 +190,7 @@ export class Cluster implements Disposable {
     if (type.includes('Vote') && receiver !== undefined && context > receiver.commit) {
       this.world.count('branch: election tells a commit')
     }
+    this.#heardMs.set(`${message.to}/${message.from}`, this.world.nowMs)
     receiver?.receive(message)
   }
 

@@ -2,17 +2,17 @@
 import type { NodeId } from '../../src/raft/types.ts'
 import type { Cluster } from './cluster.ts'
 import { lastIndexOf } from './disk.ts'
+import type { Governor } from './governor.ts'
 import type { SimNode } from './node.ts'
-import type { Operator } from './operator.ts'
 import type { Prng } from './prng.ts'
 
 export class Nemesis {
   isOver = false
   readonly #cluster: Cluster
-  readonly #operator: Operator
+  readonly #operator: Governor
   readonly #prng: Prng
 
-  constructor(cluster: Cluster, operator: Operator) {
+  constructor(cluster: Cluster, operator: Governor) {
     this.#cluster = cluster
     this.#operator = operator
     this.#prng = cluster.world.prng.fork()

@@ -5,12 +5,14 @@
  */
 import type { ConfChange, CoreStatus, NodeId, SingleChange } from '../../src/raft/types.ts'
 import type { Cluster } from './cluster.ts'
+import type { Governor } from './governor.ts'
 import type { SimNode } from './node.ts'
 import type { Prng } from './prng.ts'
 
 const nodesMax = 9
 
-export class Operator {
+export class Operator implements Governor {
+  readonly obstacle = undefined
   /** In peace it only mends: lost nodes are replaced and joint configurations left. */
   isPeaceful = false
   readonly #cluster: Cluster

@@ -84,6 +84,8 @@ export interface ChurnOptions {
   /** Chance of proposing a second change without waiting for the first. */
   readonly hasty: number
   readonly explicitJoint: number
+  /** The product's own rules decide, and not an operator who tries everything. */
+  readonly isAutopilot: boolean
 }
 
 export interface LoadOptions {
@@ -101,8 +103,20 @@ export interface LoadOptions {
 export function optionsFrom(prng: Prng): SimOptions {
   const options = calmOptionsFrom(prng)
   const isStormy = prng.chance(0.2)
+  if (prng.chance(0.12)) return onAutopilot(options)
   if (prng.chance(0.03)) return onStateDb(options)
   return isStormy ? stormy(options, prng) : options
+}
+
+/** It does not see damage before it is found, so that none is made. */
+function onAutopilot(options: SimOptions): SimOptions {
+  const { churn, disk } = options
+  return {
+    ...options,
+    churn: { ...churn, isAutopilot: true },
+    disk: { ...disk, damageEveryMs: 0 },
+    heal: 'all',
+  }
 }
 
 /** It is slow, so it gets less to do. Its commands do not count once by themselves. */
@@ -187,6 +201,7 @@ function calmOptionsFrom(prng: Prng): SimOptions {
       transferEveryMs: sometimes(0.4, () => electionMs * prng.pick([0.5, 3, 10])),
       hasty: sometimes(0.3, () => 0.3),
       explicitJoint: sometimes(0.3, () => 0.3),
+      isAutopilot: false,
     },
     load: {
       clients: prng.between(1, 6),

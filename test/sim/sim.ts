@@ -2,8 +2,10 @@
  * One seed: a cluster under faults and load; then the faults end, and it must come to rest, serve,
  * and have kept all that it promised.
  */
+import { Autopilot } from './autopilot.ts'
 import { Cluster } from './cluster.ts'
 import { lastIndexOf } from './disk.ts'
+import type { Governor } from './governor.ts'
 import { describeVerdict } from './linearizability.ts'
 import { Nemesis } from './nemesis.ts'
 import type { SimNode } from './node.ts'
@@ -64,16 +66,19 @@ class Simulation implements Disposable {
   readonly world: World
   readonly #options: SimOptions
   readonly #cluster: Cluster
-  readonly #operator: Operator
+  readonly #operator: Governor
   readonly #nemesis: Nemesis
   readonly #workload: Workload
+  #isMajorityOnly = false
 
   constructor(seed: number, options: SimOptions, isVerbose: boolean) {
     this.world = new World(seed, isVerbose)
     this.#options = options
     this.world.line(JSON.stringify(options))
     this.#cluster = new Cluster(this.world, options)
-    this.#operator = new Operator(this.#cluster)
+    this.#operator = options.churn.isAutopilot
+      ? new Autopilot(this.#cluster)
+      : new Operator(this.#cluster)
     this.#nemesis = new Nemesis(this.#cluster, this.#operator)
     this.#workload = new Workload(this.#cluster)
   }
@@ -142,6 +147,7 @@ class Simulation implements Disposable {
         node.crash('power')
       } else if (node.state === 'down') node.start()
     }
+    this.#isMajorityOnly = down.length > 0
     if (down.length > 0) world.count('heal: a majority')
     else world.count('heal: all')
     return () => {
@@ -195,7 +201,8 @@ class Simulation implements Disposable {
         return `node ${node.id} is in ${progress.state}`
       }
     }
-    return checker.committedIndex === status.lastIndex ? undefined : 'not all is committed'
+    if (checker.committedIndex !== status.lastIndex) return 'not all is committed'
+    return this.#isMajorityOnly ? undefined : this.#operator.obstacle
   }
 
   /** Each node answers a write and a linear read. */

@@ -1,6 +1,6 @@
 /**
  * The state machine of the product in the simulation: `StateDb` on files, with the real code that
- * applies commands and installs snapshots. Keys are apps, whose values are in their configuration.
+ * applies commands. Keys are apps, whose values are in their configuration.
  */
 import { Database } from 'bun:sqlite'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'

@@ -156,6 +156,20 @@ export class Workload {
     })
   }
 
+  /** Sometimes a client goes on at another node, from the index that it was answered. */
+  #follow(index: number): void {
+    if (!this.#prng.chance(0.05)) return
+    const node = this.#prng.pick(this.#cluster.up)
+    const process = node?.process
+    process?.dispatch(() =>
+      node?.member?.whenApplied(index, isApplied => {
+        if (process.isOver || !isApplied) return
+        this.#cluster.world.count('branch: waited for an index')
+        if (node.appliedIndex < index) this.#cluster.world.fail(`${index} is not applied after all`)
+      }),
+    )
+  }
+
   #wayMs(): number {
     return this.#prng.exponential(0.5)
   }
@@ -204,6 +218,7 @@ export class Workload {
         if (process.isOver) return
         if (applied === undefined) return answer(refusalFrom(error))
         checker.acknowledged(node.id, applied.index, bytes)
+        this.#follow(applied.index)
         answer({ kind: 'ok', output: applied.result as RegisterOutput })
       })
     })
