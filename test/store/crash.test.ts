@@ -98,11 +98,13 @@ test('kill -9 at any moment loses nothing acknowledged', async () => {
 
 test('kill -9 around flushes and cuts of the log loses nothing acknowledged', async () => {
   using dir = temporaryDir()
-  const moments = fc.sample(fc.integer({ min: 0, max: 300 }), { ...seeded(), numRuns: 10 })
+  const moments = fc.sample(fc.integer({ min: 0, max: 300 }), { ...seeded(), numRuns: 40 })
   const acknowledged: string[] = []
   let firstIndex = 1
   let cuts = 0
   for (const [round, forMs] of moments.entries()) {
+    // A busy machine needs more of them.
+    if (round >= 10 && cuts > 3 && acknowledged.length > round) break
     // Flushed and cut all the time.
     acknowledged.push(...(await runAndKill(dir.path, `f${round}`, forMs, '0', '10', '1')))
     const store = await open(dir.path)
@@ -113,9 +115,9 @@ test('kill -9 around flushes and cuts of the log loses nothing acknowledged', as
     firstIndex = status.firstIndex
     await store[Symbol.asyncDispose]()
   }
-  expect(acknowledged.length).toBeGreaterThan(moments.length)
+  expect(acknowledged.length).toBeGreaterThan(10)
   expect(cuts).toBeGreaterThan(3)
-}, 60_000)
+}, 120_000)
 
 describe('after a crash', () => {
   /** A directory as the kill left it, with its WAL; each test damages a copy. */
