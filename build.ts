@@ -159,7 +159,7 @@ async function bundled(path: string): Promise<string> {
 }
 
 /** The executable holds the programs that it starts as texts, where the source refers to files. */
-function programsPlugin(worker: string, vacuum: string): BunPlugin {
+function programsPlugin(worker: string, diskThread: string): BunPlugin {
   return {
     name: 'programs',
     setup(build) {
@@ -168,10 +168,10 @@ function programsPlugin(worker: string, vacuum: string): BunPlugin {
           export const workerSource = async () => text`,
         loader: 'js',
       }))
-      build.onLoad({ filter: /\/src\/store\/vacuum-source\.ts$/ }, () => ({
-        contents: `const text = ${JSON.stringify(vacuum)}
+      build.onLoad({ filter: /\/src\/store\/disk-source\.ts$/ }, () => ({
+        contents: `const text = ${JSON.stringify(diskThread)}
           let url
-          export const vacuumUrl = () =>
+          export const diskThreadUrl = () =>
             (url ??= URL.createObjectURL(new Blob([text], { type: 'text/javascript' })))`,
         loader: 'js',
       }))
@@ -207,7 +207,7 @@ export async function build(options: BuildOptions): Promise<void> {
   const suffix = commandVersion === undefined ? '' : `+commands.${commandVersion}`
   // Not inside a plugin: a build waits for ever for a build that one of its own plugins starts.
   const worker = await bundled('src/exec/worker.ts')
-  const vacuum = await bundled('src/store/vacuum-thread.ts')
+  const diskThread = await bundled('src/store/disk-thread.ts')
   mkdirSync(dirname(outfile), { recursive: true })
   // Written beside its place and renamed: a running fnd keeps the file it was started from.
   const partial = `${outfile}.${process.pid}.partial`
@@ -226,7 +226,7 @@ export async function build(options: BuildOptions): Promise<void> {
         ...(commandVersion === undefined ? {} : { FND_COMMAND_VERSION: String(commandVersion) }),
         'process.env.NODE_ENV': JSON.stringify('production'),
       },
-      plugins: [nativePlugin(target), programsPlugin(worker, vacuum)],
+      plugins: [nativePlugin(target), programsPlugin(worker, diskThread)],
       compile: {
         outfile: partial,
         // What lies in the directory where fnd is started must not change what it does.

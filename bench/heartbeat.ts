@@ -3,6 +3,9 @@
  * many calls of a function as it can take, and a wiped follower that is sent a snapshot. What is
  * taken is the longest gap between two heartbeats that any member tells (`/metrics`), at rest,
  * under calls, and under calls with a snapshot on the way; and whether there was an election.
+ * Beside it stands how long the event loops of the members were held, that of the node which
+ * receives the snapshot too, and that of this process, which has nothing to do: what the machine
+ * itself keeps from everybody.
  *
  * npm run bench:heartbeat -- [--megabytes N] [--connections N] [--seconds S]
  *
@@ -63,12 +66,34 @@ function callsOf(members: readonly BenchMember[], path: string, ms: number): Pro
   })
 }
 
-async function gapMs(member: BenchMember): Promise<number> {
-  const found = /^fnd_raft_heartbeat_gap_seconds\{since="minute"\} (\S+)$/m.exec(
-    await member.metrics(),
-  )
-  if (found === null) throw new Error('no metric of the heartbeat gap')
-  return Number(found[1]) * 1000
+/** The longest of the last minute that any of the members tells. */
+async function longestMs(
+  what: 'heartbeat_gap' | 'stall',
+  members: readonly BenchMember[],
+): Promise<number> {
+  const metric = new RegExp(`^fnd_raft_${what}_seconds\\{since="minute"\\} (\\S+)$`, 'm')
+  const found = members.map(async member => {
+    const [, seconds] = metric.exec(await member.metrics()) ?? []
+    if (seconds === undefined) throw new Error(`no metric of ${what}`)
+    return Number(seconds) * 1000
+  })
+  return Math.max(...(await Promise.all(found)))
+}
+
+/** How late a timer of this process is at worst, until it is told to end. */
+function idleStall(): () => number {
+  const tickMs = 20
+  let longestMs = 0
+  let dueMs = performance.now() + tickMs
+  const timer = setInterval(() => {
+    const nowMs = performance.now()
+    longestMs = Math.max(longestMs, nowMs - dueMs)
+    dueMs = nowMs + tickMs
+  }, tickMs)
+  return () => {
+    clearInterval(timer)
+    return longestMs
+  }
 }
 
 const terms = async (cluster: BenchCluster) =>
@@ -80,6 +105,9 @@ interface Phase {
   readonly name: string
   /** Of all members that were there all the time. */
   readonly gapMs: number
+  readonly stallMs: number
+  readonly victimStallMs: number
+  readonly idleStallMs: number
   readonly elections: number
   readonly callsPerSecond: number
 }
@@ -96,10 +124,18 @@ await callsOf(cluster.members, path, 2000)
 
 async function phase(name: string, run: () => Promise<number>): Promise<Phase> {
   const termBefore = await terms(cluster)
+  const idle = idleStall()
   const callsPerSecond = await run()
-  const gaps = await Promise.all(steady.map(gapMs))
-  const elections = (await terms(cluster)) - termBefore
-  return { name, gapMs: Math.max(...gaps), elections, callsPerSecond }
+  const idleStallMs = idle()
+  return {
+    name,
+    gapMs: await longestMs('heartbeat_gap', steady),
+    stallMs: await longestMs('stall', steady),
+    victimStallMs: victim === undefined ? 0 : await longestMs('stall', [victim]),
+    idleStallMs,
+    elections: (await terms(cluster)) - termBefore,
+    callsPerSecond,
+  }
 }
 
 const phases: Phase[] = []
@@ -128,8 +164,16 @@ phases.push(
 )
 console.log(`Three members, a state of ${megabytes} MB; sent and installed in ${snapshotMs} ms`)
 table([
-  ['', 'longest gap, ms', 'elections', 'calls/s'],
-  ...phases.map(one => [one.name, one.gapMs, one.elections, one.callsPerSecond]),
+  ['longest, ms', 'gap', 'stall', 'of the third', 'idle', 'elections', 'calls/s'],
+  ...phases.map(one => [
+    one.name,
+    one.gapMs,
+    one.stallMs,
+    one.victimStallMs,
+    one.idleStallMs,
+    one.elections,
+    one.callsPerSecond,
+  ]),
 ])
 const figures: Figure[] = phases.slice(1).flatMap(one => [
   {

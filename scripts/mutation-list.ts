@@ -297,8 +297,10 @@ export const mutations: readonly Mutation[] = [
     'the log is cut before the state is flushed',
     ['simulation'],
     `${raft}/tail.ts`,
-    '        this.#machine.flush()\n',
-    '',
+    '    this.#machine.flush((error, durableIndex) => {\n',
+    '    const flush = (done: (error: Error | undefined, index: number) => void) =>\n' +
+      '      done(undefined, this.#machine.appliedIndex)\n' +
+      '    flush((error, durableIndex) => {\n',
   ),
   one(
     '33',

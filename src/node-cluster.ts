@@ -83,12 +83,10 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const store = opening.use(await openMember(parts, late, entered))
   const secrets = new SecretBox(config.dataDir)
   const { clusterId, nodeId } = store.identity
+  const { dataDir } = config
   await mustBeOfThisCluster(config, store.identity, store.state.nodes())
   const authority = await Authority.open({
-    dataDir: config.dataDir,
-    clusterId,
-    nodeId,
-    wallMs: () => Date.now(),
+    ...{ dataDir, clusterId, nodeId, wallMs: () => Date.now() },
     isFirst: store.state.nodes().every(({ id }) => id === nodeId),
   })
   opening.defer(() => authority.stop())
@@ -142,7 +140,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const resources = opening.move()
   return {
     ...{ store, secrets, peers, spread, members: made.members, fresh: made.fresh },
-    backups: backupsOf({ dataDir: config.dataDir, store, secrets, spread, log }),
+    backups: backupsOf({ dataDir, store, secrets, spread, log }),
     address: peers.address,
     announce: apiUrl =>
       announcer.announce({

@@ -87,13 +87,13 @@ const coreParts = [
 
 /**
  * Where programs begin. The worker runs in processes of functions; the addon loader is reached
- * through a module that build.ts writes; the vacuum thread is found by its URL.
+ * through a module that build.ts writes; the disk thread is found by its URL.
  */
 const entryFiles = [
   'src/main.ts',
   'src/exec/worker.ts',
   'src/store/lmdb-addon.ts',
-  'src/store/vacuum-thread.ts',
+  'src/store/disk-thread.ts',
   'build.ts',
 ]
 

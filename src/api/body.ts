@@ -25,11 +25,26 @@ export async function* bodyChunks(request: Request): AsyncGenerator<Uint8Array> 
   }
 }
 
+async function wholeBody(request: Request): Promise<ArrayBuffer> {
+  try {
+    return await request.arrayBuffer()
+  } catch (cause) {
+    throw new FndError('client-gone', { cause })
+  }
+}
+
 /** The whole body as text. Stops reading at the limit, whatever Content-Length said. */
 export async function readText(request: Request, bytesMax: number): Promise<string> {
   const declared = request.headers.get('content-length')
   if (declared !== null && Number(declared) > bytesMax) throw tooLarge(declared, bytesMax)
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+  // The server's parser lets no more through than was declared; a stream for each small body would
+  // take a tenth of what a change costs.
+  if (declared !== null && !request.headers.has('transfer-encoding')) {
+    const whole = await wholeBody(request)
+    if (whole.byteLength > bytesMax) throw tooLarge(whole.byteLength, bytesMax)
+    return decoder.decode(whole)
+  }
   let text = ''
   let bytes = 0
   for await (const chunk of bodyChunks(request)) {

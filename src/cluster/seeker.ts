@@ -7,6 +7,7 @@ import { type Place, placeText } from '../config-cluster.ts'
 import { FndError, StartError } from '../errors.ts'
 import type { Identity } from '../raft/ports.ts'
 import type { NodeId } from '../raft/types.ts'
+import { fieldOf } from './bundle-stream.ts'
 import { sightOf } from './connection.ts'
 import { type PeerName, peerNameOf } from './identity.ts'
 import { connectTls } from './transport.ts'
@@ -72,7 +73,10 @@ export class Seeker implements Disposable {
     const { peers } = this.#parts
     try {
       const { head } = await peers.call(id, 'cluster', { op: 'addresses' }, { timeoutMs })
-      for (const { id: other, address } of head as readonly Where[]) peers.found(other, address)
+      for (const each of Array.isArray(head) ? head : []) {
+        const [other, address] = [fieldOf(each, 'id'), fieldOf(each, 'address')]
+        if (typeof other === 'number' && typeof address === 'string') peers.found(other, address)
+      }
     } catch (cause) {
       // It is asked again, like the others, as long as there is no leader.
       if (!(cause instanceof FndError)) throw cause

@@ -18,6 +18,9 @@ export interface ApplierOptions {
   readonly onFail: (error: Error) => void
 }
 
+/** After which the state machine is asked again while somebody else writes, in ms. */
+const heldRetryMs = 2
+
 /**
  * Hands committed entries to the state machine, in order. What it cannot take just now, for want of
  * room, it is offered again until it does: the entries are committed, so there is no way back.
@@ -26,6 +29,10 @@ export class Applier {
   readonly #options: ApplierOptions
   #queue: CommittedEntry[] = []
   #isStalled = false
+  /** It is asked again soon. */
+  #isWaiting = false
+  /** Since when the state machine has been asked in vain. */
+  #heldMs: number | undefined
   #onDrained: (() => void) | undefined
 
   constructor(options: ApplierOptions) {
@@ -46,7 +53,7 @@ export class Applier {
           : { ...entry, confState: this.#options.core.applyConf(decodeConfChange(entry.bytes)) },
       )
     }
-    if (!this.#isStalled) this.#run()
+    if (!this.#isWaiting) this.#run()
   }
 
   /** At once when nothing waits. */
@@ -57,7 +64,7 @@ export class Applier {
   }
 
   #run(): void {
-    const { machine, observer, scheduler, onApplied, onFail, onStall, retryMs } = this.#options
+    const { machine, observer, scheduler, onApplied, onFail } = this.#options
     const entries = this.#queue
     const startedMs = scheduler.monotonicMs()
     let results: readonly unknown[]
@@ -66,13 +73,11 @@ export class Applier {
     } catch (error) {
       const { code } = error as { code?: unknown }
       if (code !== 'disk-full' && code !== 'write-overload') return onFail(error as Error)
-      this.#isStalled = true
-      onStall(code)
-      scheduler.after(retryMs, () => this.#run())
-      return
+      return this.#retry(code, startedMs)
     }
     assert(results.length === entries.length, 'one result for each entry')
     this.#isStalled = false
+    this.#heldMs = undefined
     this.#queue = []
     observer.applied(entries.length, scheduler.monotonicMs() - startedMs)
     entries.forEach((entry, at) => {
@@ -81,5 +86,21 @@ export class Applier {
     const onDrained = this.#onDrained
     this.#onDrained = undefined
     onDrained?.()
+  }
+
+  /** Another writer is mostly done within milliseconds; only one that stays is told of. */
+  #retry(code: 'disk-full' | 'write-overload', nowMs: number): void {
+    const { scheduler, onStall, retryMs } = this.#options
+    this.#heldMs ??= nowMs
+    const isBrief = code === 'write-overload' && nowMs - this.#heldMs < retryMs
+    this.#isWaiting = true
+    if (!isBrief) {
+      this.#isStalled = true
+      onStall(code)
+    }
+    scheduler.after(isBrief ? heldRetryMs : retryMs, () => {
+      this.#isWaiting = false
+      this.#run()
+    })
   }
 }

@@ -25,6 +25,8 @@ import type { ConfChange, CoreStatus, Entry, HardState, Message, NodeId, Ready }
 
 /** Readys without a write that are handled in one turn. */
 const readysPerTurn = 16
+/** A turn that took longer than that, in ms, is gone on with behind whatever else waits. */
+const turnMsMax = 5
 /** After a pause longer than that many ticks, the rest of it does not count. */
 const ticksAtOnce = 3
 
@@ -81,7 +83,11 @@ export class Member {
       scheduler,
       retryMs: limits.retryMs,
       onApplied: (entry, result) => this.#proposals.applied(entry.index, entry.term, result),
-      onStall: () => this.#starve(),
+      onStall: () => {
+        this.#starve()
+        // What could not be applied is applied from the log by the next start.
+        if (this.#state === 'closing') this.#onQuiet?.()
+      },
       onFail,
     })
   }
@@ -233,10 +239,13 @@ export class Member {
 
   #turn(): void {
     if (!this.#isRunning()) return
+    const untilMs = this.#options.scheduler.monotonicMs() + turnMsMax
+    const isOver = () => this.#options.scheduler.monotonicMs() > untilMs
     const inbox = this.#inbox
     this.#inbox = []
     for (const message of inbox) this.#step(message)
     for (let count = 0; count < readysPerTurn && this.#isRunning(); count++) {
+      if (count > 0 && isOver()) break
       if (!this.#isBusy) this.#logProposals()
       if (this.#reads.hasFresh) this.#reads.asked(this.#core.readIndex())
       this.#route(this.#core.takeMessages())
@@ -335,20 +344,24 @@ export class Member {
   }
 
   #written(ready: Ready, late: readonly Entry[]): void {
+    const { snapshot } = ready
+    if (snapshot === undefined) return this.#logged(ready, late)
     const { machine, observer, scheduler } = this.#options
-    if (ready.snapshot !== undefined) {
-      const startedMs = scheduler.monotonicMs()
-      try {
-        machine.install(ready.snapshot.data)
-      } catch (error) {
-        observer.snapshot('install-failed', 0, 0, scheduler.monotonicMs() - startedMs)
-        return this.#fail(error as Error)
-      }
-      this.#isInstallOpen = true
-      this.#cache.reset()
-      this.#tail.reset(ready.snapshot.index)
-      observer.snapshot('installed', 0, 0, scheduler.monotonicMs() - startedMs)
-    }
+    this.#isInstallOpen = true
+    this.#cache.reset()
+    this.#tail.reset(snapshot.index)
+    const startedMs = scheduler.monotonicMs()
+    machine.install(snapshot.data, error => {
+      if (!this.#isRunning()) return
+      const event = error === undefined ? 'installed' : 'install-failed'
+      observer.snapshot(event, 0, 0, scheduler.monotonicMs() - startedMs)
+      if (error === undefined) this.#logged(ready, late)
+      else this.#fail(error)
+    })
+  }
+
+  /** What the answers rest on is on the disk. */
+  #logged(ready: Ready, late: readonly Entry[]): void {
     this.#cache.appended(ready.entries)
     this.#tail.appended(ready.entries)
     this.#route(ready.answers)

@@ -30,7 +30,7 @@ export interface MemberLimits {
   readonly batchBytesMax: number
   /** What is applied at a stretch, so that other work and heartbeats get their turn. */
   readonly applyBytesMax: number
-  /** On the way to one follower. */
+  /** On the way to one follower. One that was away is sent all of that in one turn. */
   readonly inflightMax: number
   readonly inflightBytesMax: number
   /** Messages that wait to be read; more are dropped, as a network may. */
@@ -65,7 +65,7 @@ export const memberLimits: MemberLimits = {
   batchBytesMax: mib,
   applyBytesMax: 64 * 1024,
   inflightMax: 256,
-  inflightBytesMax: 16 * mib,
+  inflightBytesMax: 4 * mib,
   inboxMax: 4096,
   cacheBytesMax: 16 * mib,
   trailingMax: 10_000,

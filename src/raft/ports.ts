@@ -80,18 +80,24 @@ export interface StateMachine {
   readonly confState: ConfState
   /**
    * Applies consecutive committed entries; returns one opaque result for each, in order. Entries
-   * that are empty or `conf*` have the result undefined. Throws `FndError` `disk-full` or
-   * `write-overload` when nothing was applied and the same call may succeed later. Throws anything
-   * else only for faults of the disk or bugs: then the process must end.
+   * that are empty or `conf*` have the result undefined. Throws `FndError` when nothing was applied
+   * and the same call may succeed later: `write-overload` when somebody else writes, mostly for
+   * some milliseconds, `disk-full`. Throws anything else only for faults of the disk or bugs: then
+   * the process must end.
    */
   apply(entries: readonly CommittedEntry[]): readonly unknown[]
-  /** Makes everything applied so far survive a power loss, so that the log may be truncated. */
-  flush(): void
   /**
-   * Takes the place of the current state with the received snapshot of this name. Idempotent: a
-   * start repeats it when it does not know whether it was done.
+   * Makes everything applied before the call survive a power loss, so that the log may be
+   * truncated: `done` with the index that survives, in a later turn. Meanwhile more may be applied.
+   * With an error the process must end.
    */
-  install(data: string): void
+  flush(done: (error: Error | undefined, durableIndex: number) => void): void
+  /**
+   * Takes the place of the current state with the received snapshot of this name; `done` in a later
+   * turn, and until then nothing is applied. Idempotent: a start repeats it when it does not know
+   * whether it was done. With an error the process must end.
+   */
+  install(data: string, done: (error: Error | undefined) => void): void
 }
 
 export interface Network {

@@ -1,7 +1,7 @@
 /**
  * How much of the log is kept. Entries leave once the state machine has made them durable, less a
- * trailing window for members that were away for a short time. The flush runs after the answers
- * went out, and the removal rides in the next write, so that neither delays an answer.
+ * trailing window for members that were away for a short time. The flush runs while other work goes
+ * on, and the removal rides in the next write, so that neither delays an answer or a heartbeat.
  */
 import { StartError } from '../errors.ts'
 import type { LogCache } from './cache.ts'
@@ -43,6 +43,8 @@ export class LogTail {
   #window = new Window(1)
   #droppableIndex = 0
   #isFlushing = false
+  /** Snapshots that took the place of the log. */
+  #resets = 0
   /** Until the whole log was read once, nothing leaves it. */
   #isChecked = false
   #isClosed = false
@@ -136,6 +138,7 @@ export class LogTail {
   reset(index: number): void {
     this.#window = new Window(index + 1)
     this.#droppableIndex = 0
+    this.#resets += 1
     this.#isChecked = true
   }
 
@@ -165,17 +168,20 @@ export class LogTail {
     if (outside < this.#log.firstIndex) return
     this.#isFlushing = true
     this.#scheduler.soon(() => {
+      if (!this.#isClosed) this.#flush()
+    })
+  }
+
+  #flush(): void {
+    const resets = this.#resets
+    this.#machine.flush((error, durableIndex) => {
       this.#isFlushing = false
       if (this.#isClosed) return
-      const appliedIndex = this.#machine.appliedIndex
-      try {
-        this.#machine.flush()
-      } catch (error) {
-        this.#onFail(error as Error)
-        return
-      }
-      // Of the window as it is after the turn: entries at its end may have been replaced.
-      this.#droppableIndex = Math.min(this.#outside(), appliedIndex)
+      if (error !== undefined) return this.#onFail(error)
+      // Said of a log that is gone.
+      if (resets !== this.#resets) return
+      // Of the window as it is by then: entries at its end may have been replaced.
+      this.#droppableIndex = Math.min(this.#outside(), durableIndex)
     })
   }
 

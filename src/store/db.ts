@@ -4,10 +4,11 @@
  *
  * WAL with `synchronous=NORMAL`: a power loss may take the newest transactions but never corrupts
  * (sqlite.org/wal.html), and the log replays what was taken. That is why the log may be truncated
- * only after `flush`.
+ * only after `flush`. Whatever takes long by its nature, checkpoints and the swap of whole files,
+ * is done by a thread, so that no heartbeat waits for it.
  */
 import { Database, type Statement } from 'bun:sqlite'
-import { rmSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { assert, FndError, StartError } from '../errors.ts'
 import type { CommittedEntry, StateMachine } from '../raft/ports.ts'
@@ -15,33 +16,38 @@ import type { ConfState } from '../raft/types.ts'
 import { apply } from './apply.ts'
 import { commandVersion, decodeCommand, mustKnow } from './codec.ts'
 import type { Change, Outcome } from './commands.ts'
-import { fsyncFile } from './fsync.ts'
+import { DiskThread, type DiskWork } from './disk-work.ts'
 import type { Row, SqlValue, Tx } from './rows.ts'
 import { decodeConfState, encodeConfState, firstConfState, prepareSchema } from './schema.ts'
-import { mustBeSound, snapshotNameFrom, swapIn } from './snapshot-file.ts'
+import { cannotInstall, snapshotNameFrom } from './snapshot-file.ts'
+import { Wal } from './wal.ts'
 
 /**
- * How long a write waits for another process that holds the file, such as somebody's `sqlite3`. It
- * blocks the whole process, so it is short; the caller of `apply` tries again.
+ * How long opening waits for another that holds the file, such as somebody's `sqlite3`. Nothing
+ * waits later: it would hold the whole process, and the caller of `apply` tries again.
  */
-const busyTimeoutMs = 100
+const openTimeoutMs = 100
 
 /** Receives what one batch changed, in the turn in which it became durable here. */
 export type ChangesListener = (changes: readonly Change[]) => void
 
 export interface StateDbOptions {
-  readonly busyTimeoutMs?: number
+  /** One that others use too; otherwise the database has its own. */
+  readonly thread?: DiskWork
   /** Where snapshots lie that `install` is told the names of. */
   readonly stagedDir?: string
 }
 
 export class StateDb implements StateMachine, Disposable {
   readonly #path: string
-  readonly #busyTimeoutMs: number
   readonly #stagedDir: string
   readonly #statements = new Map<string, Statement<Row, SqlValue[]>>()
   readonly #tx: Tx
+  readonly #thread: DiskWork
+  readonly #ownThread: DiskThread | undefined
   #db: Database
+  /** None in memory. */
+  #wal: Wal | undefined
   #appliedIndex = 0
   #appliedTerm = 0
   #stateHash: Uint8Array = new Uint8Array(32)
@@ -49,12 +55,13 @@ export class StateDb implements StateMachine, Disposable {
   #clusterVersion = 0
   #nextNodeId = 0
   #onChanges: ChangesListener | undefined
-  #onReset: (() => void) | undefined
+  #onReset: ((done: () => void) => void) | undefined
 
   /** Throws `StartError` when the file is not a database that this version can use. */
   constructor(path: string, options: StateDbOptions = {}) {
     this.#path = path
-    this.#busyTimeoutMs = options.busyTimeoutMs ?? busyTimeoutMs
+    this.#ownThread = options.thread === undefined ? new DiskThread() : undefined
+    this.#thread = options.thread ?? this.#ownThread ?? new DiskThread()
     this.#stagedDir = options.stagedDir ?? join(dirname(path), 'staged')
     this.#db = this.#open()
     this.#tx = {
@@ -106,8 +113,8 @@ export class StateDb implements StateMachine, Disposable {
     this.#onChanges = listener
   }
 
-  /** One listener, told when a snapshot took the place of everything. */
-  onReset(listener: () => void): void {
+  /** One listener, told when a snapshot took the place of all; nothing changes until `done`. */
+  onReset(listener: (done: () => void) => void): void {
     this.#onReset = listener
   }
 
@@ -120,6 +127,7 @@ export class StateDb implements StateMachine, Disposable {
     const outcomes: (Outcome | undefined)[] = Array(entries.length - fresh.length).fill(undefined)
     const last = fresh.at(-1)
     if (last === undefined) return outcomes
+    if (this.#wal?.fault !== undefined) throw this.#wal.fault
     const changes: Change[] = []
     let index = this.#appliedIndex
     let hash = this.#stateHash
@@ -127,6 +135,7 @@ export class StateDb implements StateMachine, Disposable {
     let isOfCluster = false
     try {
       this.#tx.run('BEGIN IMMEDIATE')
+      if (this.#wal?.isBeginning === true) throw new FndError('write-overload')
       for (const entry of fresh) {
         index += 1
         assert(entry.index === index, 'entries are applied without gaps')
@@ -149,9 +158,10 @@ export class StateDb implements StateMachine, Disposable {
       this.#tx.run('COMMIT')
     } catch (cause) {
       if (this.#db.inTransaction) this.#db.run('ROLLBACK')
+      if (cause instanceof FndError) throw cause
       const { code } = cause as { code?: string }
       if (code === 'SQLITE_FULL') throw new FndError('disk-full', { cause })
-      if (code === 'SQLITE_BUSY') throw new FndError('write-overload', { cause })
+      if (code?.startsWith('SQLITE_BUSY')) throw new FndError('write-overload', { cause })
       throw cause
     }
     this.#appliedIndex = index
@@ -159,39 +169,44 @@ export class StateDb implements StateMachine, Disposable {
     this.#stateHash = hash
     this.#confState = confState
     if (isOfCluster) this.#readMeta()
+    this.#wal?.grew()
     this.#onChanges?.(changes)
     return outcomes
   }
 
-  flush(): void {
-    this.#db.run('PRAGMA synchronous = FULL')
-    // Somebody who reads, as a snapshot that is being taken, may do so for long: nobody waits.
-    this.#db.run('PRAGMA busy_timeout = 0')
-    const result = this.#db.query<{ busy: number }, []>('PRAGMA wal_checkpoint(TRUNCATE)').get()
-    this.#db.run(`PRAGMA busy_timeout = ${this.#busyTimeoutMs}`)
-    this.#db.run('PRAGMA synchronous = NORMAL')
-    // The checkpoint could not finish. Then the WAL itself is made durable, for the same end.
-    if (result?.busy !== 0) fsyncFile(`${this.#path}-wal`)
+  flush(done: (error: Error | undefined, durableIndex: number) => void): void {
+    const index = this.#appliedIndex
+    if (this.#wal === undefined) setImmediate(() => done(undefined, index))
+    else this.#wal.sync(error => done(error, index))
   }
 
   /**
    * A crash at any point leaves either the old state and the snapshot, or the new state: the same
-   * call then goes on or finds that nothing is left to do. Throws `StartError` when the snapshot is
-   * neither there nor installed, or damaged.
+   * call then goes on or finds that nothing is left to do. `done` with a `StartError` when the
+   * snapshot is neither there nor installed, or damaged.
    */
-  install(data: string): void {
+  install(data: string, done: (error: Error | undefined) => void): void {
     const { index } = snapshotNameFrom(data)
     const staged = join(this.#stagedDir, data)
-    if (this.#appliedIndex < index) {
-      mustBeSound(staged)
+    if (this.#appliedIndex >= index) {
+      void rm(staged, { force: true }).then(() => done(undefined), done)
+      return
+    }
+    this.#thread.ask({ kind: 'swap', database: this.#path, staged }, answer => {
+      if (!answer.ok) return done(cannotInstall(staged, answer.message))
       this.#close()
-      swapIn(staged, this.#path)
-      this.#db = this.#open()
+      try {
+        this.#db = this.#open()
+      } catch (error) {
+        return done(error as Error)
+      }
       this.#readMeta()
       assert(this.#appliedIndex === index, 'a snapshot is of the index in its name')
-      this.#onReset?.()
-    }
-    rmSync(staged, { force: true })
+      this.#thread.ask({ kind: 'release' }, () => {
+        if (this.#onReset === undefined) done(undefined)
+        else this.#onReset(() => done(undefined))
+      })
+    })
   }
 
   /** The id of the node of this uuid, or the next one that is free. */
@@ -226,9 +241,11 @@ export class StateDb implements StateMachine, Disposable {
 
   [Symbol.dispose](): void {
     this.#close()
+    this.#ownThread?.[Symbol.dispose]()
   }
 
   #close(): void {
+    this.#wal?.close()
     for (const statement of this.#statements.values()) statement.finalize()
     this.#statements.clear()
     this.#db.close(true)
@@ -246,11 +263,14 @@ export class StateDb implements StateMachine, Disposable {
   #open(): Database {
     try {
       const db = new Database(this.#path, { create: true, readwrite: true, strict: true })
+      db.run(`PRAGMA busy_timeout = ${openTimeoutMs}`)
       db.run('PRAGMA journal_mode = WAL')
       db.run('PRAGMA synchronous = NORMAL')
+      db.run('PRAGMA wal_autocheckpoint = 0')
       db.run('PRAGMA foreign_keys = ON')
-      db.run(`PRAGMA busy_timeout = ${this.#busyTimeoutMs}`)
       prepareSchema(db, this.#path)
+      db.run('PRAGMA busy_timeout = 0')
+      this.#wal = this.#path === ':memory:' ? undefined : new Wal(this.#path, this.#thread)
       return db
     } catch (cause) {
       if (cause instanceof StartError) throw cause

@@ -5,7 +5,7 @@
  */
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Identity } from '../raft/ports.ts'
+import type { CommittedEntry, Identity } from '../raft/ports.ts'
 import { StateDb } from './db.ts'
 import { fsyncDir } from './fsync.ts'
 import { LmdbLog } from './log.ts'
@@ -28,6 +28,8 @@ export interface Recovered {
 }
 
 const readBytesMax = 1024 * 1024
+const retryMs = 2
+const attemptsMax = 2000
 
 /**
  * Makes this node the only member. Everything in its log is applied: what was acknowledged may be
@@ -43,7 +45,7 @@ export async function recoverStore(options: RecoverOptions): Promise<Recovered> 
     const log = await LmdbLog.open({ dir: storeDir, identity: noIdentity, freeBytesMin: 0 })
     try {
       await finishInstall(log, db)
-      applyRest(log, db)
+      await applyRest(log, db)
       own = log.identity
     } finally {
       await log.close()
@@ -51,11 +53,11 @@ export async function recoverStore(options: RecoverOptions): Promise<Recovered> 
   }
   const identity = { clusterId, nodeId: own.nodeId, uuid: own.uuid }
   const { appliedIndex: index, appliedTerm: term } = db
-  db.flush()
+  await flushed(db)
   // First the log: with it and the old configuration the node waits for members that are not there.
   await recoverLog(storeDir, identity, { index, term })
   db.forceAlone({ id: identity.nodeId, uuid: identity.uuid }, Date.now())
-  db.flush()
+  await flushed(db)
   return { identity, index, term, appliedCount: index - before }
 }
 
@@ -75,7 +77,10 @@ export async function recoverLog(dir: string, identity: Identity, base: Base): P
 /** Installs a snapshot of which the log does not know that it was installed. */
 export async function finishInstall(log: LmdbLog, db: StateDb): Promise<void> {
   if (log.installing === '') return
-  db.install(log.installing)
+  const name = log.installing
+  await new Promise<void>((resolve, reject) => {
+    db.install(name, error => (error === undefined ? resolve() : reject(error)))
+  })
   const { hardState } = log
   await new Promise<void>((resolve, reject) => {
     log.write({ entries: [], hardState, dropThrough: 0, isInstalled: true }, error => {
@@ -85,14 +90,37 @@ export async function finishInstall(log: LmdbLog, db: StateDb): Promise<void> {
   })
 }
 
-function applyRest(log: LmdbLog, db: StateDb): void {
+async function applyRest(log: LmdbLog, db: StateDb): Promise<void> {
   const { confState } = db
   for (let index = db.appliedIndex + 1; index <= log.lastIndex; ) {
     const entries = log.read(index, readBytesMax)
     // Whatever the configuration was to become: it is about to be this node alone.
-    db.apply(entries.map(entry => ({ ...entry, confState })))
+    await applied(
+      db,
+      entries.map(entry => ({ ...entry, confState })),
+    )
     index += entries.length
   }
+}
+
+/** The end of a checkpoint of our own may hold it up for some milliseconds. */
+async function applied(db: StateDb, entries: readonly CommittedEntry[]): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      db.apply(entries)
+      return
+    } catch (error) {
+      const isHeldUp = (error as { code?: unknown }).code === 'write-overload'
+      if (!isHeldUp || attempt === attemptsMax) throw error
+      await Bun.sleep(retryMs)
+    }
+  }
+}
+
+function flushed(db: StateDb): Promise<void> {
+  return new Promise((resolve, reject) => {
+    db.flush(error => (error === undefined ? resolve() : reject(error)))
+  })
 }
 
 function noIdentity(): Identity {

@@ -16,7 +16,9 @@ import { Bundles } from './bundles.ts'
 import { encodeCommand } from './codec.ts'
 import type { Change, Command, Outcome } from './commands.ts'
 import { StateDb } from './db.ts'
+import { DiskThread } from './disk-work.ts'
 import { makeDir } from './fsync.ts'
+import { inSlices } from './in-slices.ts'
 import { DataLock } from './lock.ts'
 import { LmdbLog } from './log.ts'
 import type { App, Fn, Trigger } from './objects.ts'
@@ -99,10 +101,12 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   opening.defer(() => log.close())
   const database = join(storeDir, 'state.db')
   const stagedDir = join(storeDir, 'staged')
-  const staging = new Staging({ dir: stagedDir, keep: log.installing, freeBytesMin })
-  const db = opening.use(new StateDb(database, { stagedDir }))
+  const thread = opening.use(new DiskThread())
+  const staging = new Staging({ dir: stagedDir, keep: log.installing, freeBytesMin, thread })
+  const db = opening.use(new StateDb(database, { stagedDir, thread }))
   await finishInstall(log, db)
-  const snapshots = new Snapshots({ database, dir: join(storeDir, 'snapshots'), freeBytesMin })
+  const dir = join(storeDir, 'snapshots')
+  const snapshots = new Snapshots({ database, dir, freeBytesMin, thread })
   const member = new Member({
     log,
     machine: db,
@@ -162,9 +166,11 @@ function keepInMemory(db: StateDb, routes: RouteTable, nodeListeners: Set<() => 
     routes.update(changes)
     if (changes.some(({ kind }) => kind === 'node')) tellNodes()
   })
-  db.onReset(() => {
-    routes.reset(db.rows)
-    tellNodes()
+  db.onReset(done => {
+    inSlices(routes.reset(db.rows), () => {
+      tellNodes()
+      done()
+    })
   })
 }
 

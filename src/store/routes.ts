@@ -1,7 +1,7 @@
 import { assert } from '../errors.ts'
 import type { Change } from './commands.ts'
 import type { App, Fn, Trigger } from './objects.ts'
-import { appFrom, fnFrom, type Tx, triggerFrom } from './rows.ts'
+import { appFrom, fnFrom, type Row, type SqlValue, type Tx, triggerFrom } from './rows.ts'
 import type { FnRoute, Routes } from './state.ts'
 
 /** A function that was added (`before` undefined), replaced, or removed (`after` undefined). */
@@ -18,18 +18,18 @@ export type RouteListener = (change: RouteChange) => void
  * function of the cluster; one function with its maps takes about a kilobyte.
  */
 export class RouteTable implements Routes {
-  readonly #apps = new Map<string, App>()
-  readonly #appIdByName = new Map<string, string>()
-  readonly #fns = new Map<string, FnRoute>()
-  readonly #fnIdsByApp = new Map<string, Set<string>>()
-  readonly #triggers = new Map<string, Trigger>()
+  #apps = new Map<string, App>()
+  #appIdByName = new Map<string, string>()
+  #fns = new Map<string, FnRoute>()
+  #fnIdsByApp = new Map<string, Set<string>>()
+  #triggers = new Map<string, Trigger>()
   /** App id → source → trigger. */
-  readonly #bySource = new Map<string, Map<string, Trigger>>()
+  #bySource = new Map<string, Map<string, Trigger>>()
   readonly #listeners = new Set<RouteListener>()
 
   /** Reads the whole state; later changes come through `update`. */
-  constructor(rows: Pick<Tx, 'all'>) {
-    this.#read(rows)
+  constructor(rows?: Pick<Tx, 'all'>) {
+    if (rows !== undefined) for (const _ of this.#reading(rows));
   }
 
   fnById(id: string): FnRoute | undefined {
@@ -79,31 +79,62 @@ export class RouteTable implements Routes {
   }
 
   /**
-   * Reads the whole state anew, where another took its place. Routes that are as before stay the
-   * same objects; the listeners are told of the others.
+   * Reads the whole state anew, where another took its place, in small steps: each step of the
+   * iterator is short. What is looked up meanwhile is found in the old state, until all of the new
+   * one is read. Routes that are as before stay the same objects; the listeners are told of the
+   * others. No `update` may come before the end.
    */
-  reset(rows: Pick<Tx, 'all'>): void {
-    const old = new Map(this.#fns)
-    for (const map of [this.#apps, this.#appIdByName, this.#fns, this.#fnIdsByApp]) map.clear()
-    this.#triggers.clear()
-    this.#bySource.clear()
-    this.#read(rows)
+  *reset(rows: Pick<Tx, 'all'>): Generator<undefined, void> {
+    const fresh = new RouteTable()
+    yield* fresh.#reading(rows)
+    const old = this.#fns
+    const sameApps = new Set<App>()
+    for (const [id, app] of fresh.#apps) {
+      const before = this.#apps.get(id)
+      if (before !== undefined && isSame(before, app)) sameApps.add(app)
+      yield
+    }
     const told: RouteChange[] = []
-    for (const [fnId, before] of old) {
-      const after = this.#fns.get(fnId)
-      if (after !== undefined && isSame(before, after)) this.#fns.set(fnId, before)
+    for (const [fnId, after] of fresh.#fns) {
+      const before = old.get(fnId)
+      const isKept = before !== undefined && sameApps.has(after.app) && isSame(before.fn, after.fn)
+      if (isKept) fresh.#fns.set(fnId, before)
       else told.push({ fnId, before, after })
+      yield
     }
-    for (const [fnId, after] of this.#fns) {
-      if (!old.has(fnId)) told.push({ fnId, before: undefined, after })
+    for (const [fnId, before] of old) {
+      if (!fresh.#fns.has(fnId)) told.push({ fnId, before, after: undefined })
+      yield
     }
-    for (const change of told) for (const listener of this.#listeners) listener(change)
+    this.#become(fresh)
+    for (const change of told) {
+      for (const listener of this.#listeners) listener(change)
+      yield
+    }
   }
 
-  #read(rows: Pick<Tx, 'all'>): void {
-    for (const row of rows.all('SELECT * FROM apps')) this.#putApp(appFrom(row))
-    for (const row of rows.all('SELECT * FROM fns')) this.#putFn(fnFrom(row))
-    for (const row of rows.all('SELECT * FROM triggers')) this.#putTrigger(triggerFrom(row))
+  #become(other: RouteTable): void {
+    this.#apps = other.#apps
+    this.#appIdByName = other.#appIdByName
+    this.#fns = other.#fns
+    this.#fnIdsByApp = other.#fnIdsByApp
+    this.#triggers = other.#triggers
+    this.#bySource = other.#bySource
+  }
+
+  *#reading(rows: Pick<Tx, 'all'>): Generator<undefined, void> {
+    for (const page of pages(rows, 'apps')) {
+      for (const row of page) this.#putApp(appFrom(row))
+      yield
+    }
+    for (const page of pages(rows, 'fns')) {
+      for (const row of page) this.#putFn(fnFrom(row))
+      yield
+    }
+    for (const page of pages(rows, 'triggers')) {
+      for (const row of page) this.#putTrigger(triggerFrom(row))
+      yield
+    }
   }
 
   #updateApp(id: string, row: App | null, told: RouteChange[]): void {
@@ -176,7 +207,32 @@ export class RouteTable implements Routes {
   }
 }
 
+const pageRowsMax = 100
+const pageCharsAim = 200_000
+
+/** All rows of a table, some at a time: fewer where they are large. */
+function* pages(
+  rows: Pick<Tx, 'all'>,
+  table: 'apps' | 'fns' | 'triggers',
+): Generator<readonly Row[], void> {
+  const sql = `SELECT * FROM ${table} WHERE id > ? ORDER BY id LIMIT ?`
+  let after = ''
+  for (let limit = 1; ; ) {
+    const page = rows.all(sql, after, limit)
+    const last = page.at(-1)
+    if (last === undefined) return
+    yield page
+    after = String(last.id)
+    const chars = page.reduce((sum, row) => sum + charsOf(row.config) + charsOf(row.annotations), 0)
+    limit = chars < pageCharsAim ? Math.min(limit * 2, pageRowsMax) : Math.ceil(limit / 4)
+  }
+}
+
 /** Rows come with their fields in one order and sorted maps, so their text decides. */
-function isSame(a: FnRoute, b: FnRoute): boolean {
+function isSame<T extends App | Fn>(a: T, b: T): boolean {
   return JSON.stringify(a) === JSON.stringify(b)
+}
+
+function charsOf(value: SqlValue | undefined): number {
+  return typeof value === 'string' ? value.length : 0
 }

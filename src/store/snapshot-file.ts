@@ -77,14 +77,13 @@ function newer(what: string): FndError {
   })
 }
 
-/** Throws `StartError` when the staged snapshot is not there or not whole. */
-export function mustBeSound(path: string): void {
-  const fault = faultOf(path)
-  if (fault === undefined) return
-  throw new StartError(`The snapshot ${path} cannot be installed: ${fault}. ${cure}`)
+/** Of a staged snapshot that is not there or not whole, whatever the reason. */
+export function cannotInstall(path: string, fault: string): StartError {
+  return new StartError(`The snapshot ${path} cannot be installed: ${fault}. ${cure}`)
 }
 
-function faultOf(path: string): string | undefined {
+/** What makes the file unfit to be the state. Reads all of it. */
+export function faultOf(path: string): string | undefined {
   if (!existsSync(path)) return 'it is not there'
   try {
     using db = new Database(path, { readonly: true })
@@ -96,8 +95,10 @@ function faultOf(path: string): string | undefined {
 }
 
 /**
- * Puts the file in the place of a database that nobody has open. SQLite would take a WAL that it
- * finds beside a database for that database's own, so the old one goes first, for good.
+ * Puts the file in the place of a database that nobody writes or opens meanwhile. SQLite would take
+ * a WAL that it finds beside a database for that database's own, so the old one goes first, for
+ * good. Who has the old database open reads on in it, and does nothing to the new one by closing
+ * it: SQLite sees that its file was moved.
  */
 export function swapIn(staged: string, path: string): void {
   const dir = dirname(path)

@@ -7,6 +7,8 @@ import { FndError } from '../errors.ts'
 import { crc32c } from '../raft/crc32c.ts'
 
 export const frameBytesMax = 1024 * 1024
+/** What is sent in one, so that checksum and encryption of a piece hold nobody up for long. */
+export const frameBytesAim = 256 * 1024
 const headerBytes = 8
 
 /** The file from `fromOffset` on. */
@@ -17,8 +19,8 @@ export async function* framesOf(
   const file = await open(path, 'r')
   try {
     for (let offset = fromOffset; ; ) {
-      const frame = new Uint8Array(headerBytes + frameBytesMax)
-      const { bytesRead } = await file.read(frame, headerBytes, frameBytesMax, offset)
+      const frame = new Uint8Array(headerBytes + frameBytesAim)
+      const { bytesRead } = await file.read(frame, headerBytes, frameBytesAim, offset)
       if (bytesRead === 0) return
       const view = new DataView(frame.buffer)
       view.setUint32(0, bytesRead, true)

@@ -7,9 +7,9 @@ import { mkdirSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FndError } from '../errors.ts'
+import type { DiskAnswer } from './disk-tasks.ts'
+import { DiskThread } from './disk-work.ts'
 import { type Described, describeSnapshot, snapshotName } from './snapshot-file.ts'
-import { vacuumUrl } from './vacuum-source.ts'
-import type { VacuumAnswer, VacuumRequest } from './vacuum-thread.ts'
 
 /**
  * The file is removed when it is disposed. To remove a gigabyte may take half a second, in which
@@ -32,17 +32,22 @@ export interface SnapshotsOptions {
   readonly dir: string
   /** None is begun that would leave less room than this: changes would be refused meanwhile. */
   readonly freeBytesMin?: number
+  /** That of the state machine: while it copies a database it puts no other in its place. */
+  readonly thread?: DiskThread
 }
 
 export class Snapshots {
   readonly #database: string
   readonly #dir: string
   readonly #freeBytesMin: number
+  readonly #thread: DiskThread
   /** One at a time: each writes as much as the whole state. */
   #last: Promise<unknown> = Promise.resolve()
 
-  constructor({ database, dir, freeBytesMin = 0 }: SnapshotsOptions) {
+  constructor(options: SnapshotsOptions) {
+    const { database, dir, freeBytesMin = 0, thread = new DiskThread() } = options
     this.#freeBytesMin = freeBytesMin
+    this.#thread = thread
     this.#database = database
     this.#dir = dir
     rmSync(dir, { recursive: true, force: true })
@@ -67,7 +72,7 @@ export class Snapshots {
     const remove = () => rm(path, { force: true })
     this.#mustHaveRoom()
     try {
-      const { bytes, sha256, bundles } = await vacuum({ database: this.#database, copy: path })
+      const { bytes, sha256, bundles } = await this.#vacuum(path)
       const described = describeSnapshot(path)
       const name = snapshotName({ ...described, sha256 })
       return { ...described, name, path, bytes, sha256, bundles, [Symbol.asyncDispose]: remove }
@@ -84,24 +89,15 @@ export class Snapshots {
     const detail = `a copy of the state needs ${bytes} bytes, besides the reserve for changes`
     throw new FndError('disk-full', { detail })
   }
+
+  async #vacuum(copy: string): Promise<DiskAnswer & { ok: true }> {
+    const answer = await this.#thread.whenDone({ kind: 'vacuum', database: this.#database, copy })
+    if (answer.ok) return answer
+    const isFull = answer.code === 'SQLITE_FULL' || answer.code === 'ENOSPC'
+    throw new FndError(isFull ? 'disk-full' : 'snapshot-failed', { detail: answer.message })
+  }
 }
 
 function sizeOf(path: string): number {
   return statSync(path, { throwIfNoEntry: false })?.size ?? 0
-}
-
-async function vacuum(request: VacuumRequest): Promise<VacuumAnswer & { ok: true }> {
-  const thread = new Worker(vacuumUrl())
-  try {
-    const answer = await new Promise<VacuumAnswer>(resolve => {
-      thread.onmessage = (event: MessageEvent<VacuumAnswer>) => resolve(event.data)
-      thread.onerror = ({ message }) => resolve({ ok: false, code: undefined, message })
-      thread.postMessage(request)
-    })
-    if (answer.ok) return answer
-    const isFull = answer.code === 'SQLITE_FULL' || answer.code === 'ENOSPC'
-    throw new FndError(isFull ? 'disk-full' : 'snapshot-failed', { detail: answer.message })
-  } finally {
-    thread.terminate()
-  }
 }

@@ -3,18 +3,17 @@
  * its hash; what is on its way has `.part` behind it. Nothing is ever taken from here that was not
  * hashed whole after its last byte was on the disk.
  */
-import { createHash } from 'node:crypto'
 import { mkdirSync, readdirSync, renameSync, rmSync, statfsSync, statSync } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import { open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FndError } from '../errors.ts'
 import type { Snapshot } from '../raft/types.ts'
-import { fsyncDir } from './fsync.ts'
+import { DiskThread } from './disk-work.ts'
+import { fsyncDir, writeAll } from './fsync.ts'
 import { describeSnapshot, snapshotName, snapshotNameFrom } from './snapshot-file.ts'
 import { contentsOf } from './snapshot-frames.ts'
 
 const partEnd = '.part'
-const pieceBytes = 1024 * 1024
 /** A snapshot that was staged is being installed or about to be while the next ones arrive. */
 const wholeMax = 3
 
@@ -25,6 +24,8 @@ export interface StagingOptions {
   readonly keep: string
   /** Snapshots are refused that would leave less room than this. */
   readonly freeBytesMin: number
+  /** Hashes what was received. */
+  readonly thread?: DiskThread
 }
 
 export interface Offer {
@@ -36,9 +37,11 @@ export interface Offer {
 export class Staging {
   readonly #dir: string
   readonly #freeBytesMin: number
+  readonly #thread: DiskThread
   #isReceiving = false
 
-  constructor({ dir, keep, freeBytesMin }: StagingOptions) {
+  constructor({ dir, keep, freeBytesMin, thread = new DiskThread() }: StagingOptions) {
+    this.#thread = thread
     this.#dir = dir
     this.#freeBytesMin = freeBytesMin
     mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -80,7 +83,7 @@ export class Staging {
 
   async #receive(offer: Offer, fromOffset: number, stream: AsyncIterable<Uint8Array>) {
     const part = join(this.#dir, offer.name + partEnd)
-    this.#makeRoom(offer)
+    await this.#makeRoom(offer)
     if (fromOffset !== (sizeOf(part) ?? 0)) {
       throw new FndError('snapshot-invalid', { detail: `it does not go on at ${fromOffset}` })
     }
@@ -96,54 +99,43 @@ export class Staging {
         throw new FndError('snapshot-invalid', { detail: `${bytes} of ${offer.bytes} bytes` })
       }
       await file.sync()
-      await mustBeWhatItIsCalled(file, part, offer.name).catch(cause => {
-        // Not to be gone on with.
-        rmSync(part, { force: true })
-        throw cause
-      })
     } finally {
       await file.close()
     }
+    await this.#mustBeWhatItIsCalled(part, offer.name).catch(async cause => {
+      // Not to be gone on with.
+      await rm(part, { force: true })
+      throw cause
+    })
     renameSync(part, join(this.#dir, offer.name))
     await fsyncDir(this.#dir)
   }
 
   /** Parts of others are of senders that gave up, and of the whole ones only the newest matter. */
-  #makeRoom({ name, bytes }: Offer): void {
+  async #makeRoom({ name, bytes }: Offer): Promise<void> {
     const whole: string[] = []
     for (const other of readdirSync(this.#dir)) {
       if (!other.endsWith(partEnd)) whole.push(other)
-      else if (other !== name + partEnd) rmSync(join(this.#dir, other))
+      else if (other !== name + partEnd) await rm(join(this.#dir, other))
     }
     const age = (other: string) => statSync(join(this.#dir, other)).mtimeMs
     whole.sort((a, b) => age(b) - age(a))
-    for (const old of whole.slice(wholeMax - 1)) rmSync(join(this.#dir, old))
+    for (const old of whole.slice(wholeMax - 1)) await rm(join(this.#dir, old))
     const { bavail, bsize } = statfsSync(this.#dir)
     if (bavail * bsize - bytes < this.#freeBytesMin) throw new FndError('disk-full')
   }
-}
 
-/** Throws `FndError` `snapshot-invalid` when hash, index or term are not those of the name. */
-async function mustBeWhatItIsCalled(file: FileHandle, path: string, name: string): Promise<void> {
-  const hash = createHash('sha256')
-  const piece = new Uint8Array(pieceBytes)
-  for (let at = 0; ; ) {
-    const { bytesRead } = await file.read(piece, 0, piece.length, at)
-    if (bytesRead === 0) break
-    hash.update(piece.subarray(0, bytesRead))
-    at += bytesRead
+  /** Throws `FndError` `snapshot-invalid` when hash, index or term are not those of the name. */
+  async #mustBeWhatItIsCalled(path: string, name: string): Promise<void> {
+    const hashed = await this.#thread.whenDone({ kind: 'hash', path })
+    if (!hashed.ok) throw new FndError('snapshot-invalid', { detail: hashed.message })
+    if (hashed.sha256 !== snapshotNameFrom(name).sha256) {
+      throw new FndError('snapshot-invalid', { detail: 'it does not have its hash' })
+    }
+    if (snapshotName({ ...describeSnapshot(path), sha256: hashed.sha256 }) !== name) {
+      throw new FndError('snapshot-invalid', { detail: 'it is not of the index in its name' })
+    }
   }
-  const sha256 = hash.digest('hex')
-  if (sha256 !== snapshotNameFrom(name).sha256) {
-    throw new FndError('snapshot-invalid', { detail: 'it does not have its hash' })
-  }
-  if (snapshotName({ ...describeSnapshot(path), sha256 }) !== name) {
-    throw new FndError('snapshot-invalid', { detail: 'it is not of the index in its name' })
-  }
-}
-
-async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length; ) at += (await file.write(bytes, at)).bytesWritten
 }
 
 function sizeOf(path: string): number | undefined {

@@ -101,6 +101,12 @@ export class SimDisk {
     this.batches = this.batches.slice(0, prng.below(this.batches.length + 1))
   }
 
+  /** The first `count` batches, which led to `image`, survive everything. */
+  flushedTo(image: MachineImage, count: number): void {
+    this.floor = image
+    this.batches.splice(0, count)
+  }
+
   flushed(machine: SimMachine): void {
     this.floor = machine.image()
     this.batches = []

@@ -3,12 +3,15 @@
  * loss of power from the last flush on only by chance. Each batch is one transaction.
  */
 import { FndError } from '../../src/errors.ts'
-import type { CommittedEntry, StateMachine } from '../../src/raft/ports.ts'
+import type { CommittedEntry, Scheduler, StateMachine } from '../../src/raft/ports.ts'
 import type { ConfState } from '../../src/raft/types.ts'
 import type { SimDisk } from './disk.ts'
 import type { SimMachine } from './machine.ts'
 import type { Prng } from './prng.ts'
 import type { World } from './world.ts'
+
+const flushMeanMs = 10
+const installMeanMs = 50
 
 export interface MachineEvents {
   /** Before it has an effect; `hash` of the state after it is told by `onState`. */
@@ -22,10 +25,20 @@ export class DurableMachine implements StateMachine {
   readonly #world: World
   readonly #disk: SimDisk
   readonly #prng: Prng
+  readonly #scheduler: Scheduler
   readonly #events: MachineEvents
+  #isInstalling = false
 
-  constructor(world: World, disk: SimDisk, inner: SimMachine, prng: Prng, events: MachineEvents) {
+  constructor(
+    world: World,
+    disk: SimDisk,
+    scheduler: Scheduler,
+    inner: SimMachine,
+    prng: Prng,
+    events: MachineEvents,
+  ) {
     this.#world = world
+    this.#scheduler = scheduler
     this.#disk = disk
     this.inner = inner
     this.#prng = prng
@@ -50,6 +63,7 @@ export class DurableMachine implements StateMachine {
       this.#world.count('fault: no room to apply')
       throw new FndError(this.#prng.pick(['disk-full', 'write-overload']))
     }
+    if (this.#isInstalling) this.#world.fail('applies while a snapshot is being installed')
     let due = this.inner.appliedIndex + 1
     for (const entry of entries) {
       if (entry.index !== due) this.#world.fail(`applies ${entry.index} where ${due} is due`)
@@ -64,15 +78,41 @@ export class DurableMachine implements StateMachine {
     return results
   }
 
-  flush(): void {
+  flush(done: (error: undefined, durableIndex: number) => void): void {
     this.#events.failpoint('before a flush')
-    this.#disk.flushed(this.inner)
-    this.#world.count('branch: state flushed')
-    this.#events.failpoint('after a flush')
+    const image = this.inner.image()
+    const disk = this.#disk
+    const { batches } = disk
+    const count = batches.length
+    this.#scheduler.after(this.#prng.exponential(flushMeanMs), () => {
+      // Unless a snapshot took the place of all of it.
+      if (disk.batches === batches) disk.flushedTo(image, count)
+      this.#world.count('branch: state flushed')
+      if (this.inner.appliedIndex > image.index) {
+        this.#world.count('branch: applied while the state was being flushed')
+      }
+      this.#events.failpoint('after a flush')
+      done(undefined, image.index)
+    })
   }
 
-  install(name: string): void {
+  install(name: string, done: (error: undefined) => void): void {
     this.#events.failpoint('before an install')
+    this.#isInstalling = true
+    this.#scheduler.after(this.#prng.exponential(installMeanMs), () => {
+      this.#isInstalling = false
+      this.#install(name)
+      done(undefined)
+    })
+  }
+
+  /** As a start does it, before anything else. */
+  installNow(name: string): void {
+    this.#events.failpoint('before an install')
+    this.#install(name)
+  }
+
+  #install(name: string): void {
     const image = this.#disk.snapshots.get(name)
     if (image === undefined) this.#world.fail(`installs snapshot ${name}, which is not there`)
     // A start repeats an install of which it does not know whether it was done.

@@ -16,7 +16,8 @@ export interface MachineImage {
   readonly state: unknown
 }
 
-export interface SimMachine extends StateMachine {
+/** What becomes of it on a disk is not its business. */
+export interface SimMachine extends Omit<StateMachine, 'flush' | 'install'> {
   readonly hash: string
   image(): MachineImage
   /** Takes the place of the current state. */
@@ -113,12 +114,6 @@ export class KvMachine implements SimMachine {
     }
     this.#sessions.set(client, { seq, output })
     return output
-  }
-
-  flush(): void {}
-
-  install(): void {
-    throw new Error('the disk installs snapshots')
   }
 
   image(): MachineImage {

@@ -100,6 +100,7 @@ export class SimNode implements CheckedNode {
     const machine = new DurableMachine(
       world,
       this.disk,
+      process,
       this.disk.restore(makeMachine),
       this.#prng.fork(),
       {
@@ -119,7 +120,7 @@ export class SimNode implements CheckedNode {
     const staged = this.disk.snapshots.get(log.installing)
     if (staged !== undefined && staged.index > machine.appliedIndex) {
       world.count('branch: install repeated by a start')
-      machine.install(log.installing)
+      machine.installNow(log.installing)
     }
     const random = this.#prng.fork()
     let ledTerm = 0

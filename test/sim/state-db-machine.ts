@@ -10,6 +10,8 @@ import type { CommittedEntry } from '../../src/raft/ports.ts'
 import type { ConfState } from '../../src/raft/types.ts'
 import { encodeCommand } from '../../src/store/codec.ts'
 import { StateDb } from '../../src/store/db.ts'
+import { answerTo } from '../../src/store/disk-tasks.ts'
+import type { DiskWork } from '../../src/store/disk-work.ts'
 import { encodeConfState } from '../../src/store/schema.ts'
 import type { MachineImage, Request, SimMachine } from './machine.ts'
 import type { RegisterOutput } from './registers.ts'
@@ -59,6 +61,9 @@ export class StateDbFiles implements Disposable {
   }
 }
 
+/** What a thread would do, in the order of the simulation. */
+const atOnce: DiskWork = { ask: (request, done) => done(answerTo(request)) }
+
 export class StateDbMachine implements SimMachine {
   readonly #imagesDir: string
   readonly #dir: string
@@ -68,7 +73,7 @@ export class StateDbMachine implements SimMachine {
     this.#imagesDir = imagesDir
     this.#dir = dir
     copyFileSync(join(imagesDir, String(image.state)), this.#path)
-    this.#db = new StateDb(this.#path, { stagedDir: join(dir, 'staged') })
+    this.#db = new StateDb(this.#path, { stagedDir: join(dir, 'staged'), thread: atOnce })
   }
 
   get #path(): string {
@@ -103,14 +108,6 @@ export class StateDbMachine implements SimMachine {
     })
   }
 
-  flush(): void {
-    this.#db.flush()
-  }
-
-  install(data: string): void {
-    this.#db.install(data)
-  }
-
   /** One file for all nodes that are in this state. */
   image(): MachineImage {
     const { appliedIndex: index, appliedTerm: term, confState, hash } = this
@@ -127,7 +124,12 @@ export class StateDbMachine implements SimMachine {
   become(image: MachineImage): void {
     const name = String(image.state)
     copyFileSync(join(this.#imagesDir, name), join(this.#dir, 'staged', name))
-    this.#db.install(name)
+    let isDone = false
+    this.#db.install(name, error => {
+      if (error !== undefined) throw error
+      isDone = true
+    })
+    if (!isDone && this.appliedIndex < image.index) throw new Error('not installed at once')
   }
 
   end(): void {

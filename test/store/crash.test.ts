@@ -24,8 +24,13 @@ import { anApp, openAlone, openLog, temporaryDir } from './sample.ts'
 const proposer = join(import.meta.dir, 'fixtures', 'proposer.ts')
 
 /** Runs the proposer for some time after it is ready, kills it, returns what it acknowledged. */
-async function runAndKill(dataDir: string, prefix: string, forMs: number): Promise<string[]> {
-  const child = Bun.spawn([process.execPath, proposer, dataDir, prefix], {
+async function runAndKill(
+  dataDir: string,
+  prefix: string,
+  forMs: number,
+  ...args: string[]
+): Promise<string[]> {
+  const child = Bun.spawn([process.execPath, proposer, dataDir, prefix, ...args], {
     stdout: 'pipe',
     stderr: 'inherit',
   })
@@ -90,6 +95,29 @@ test('kill -9 at any moment loses nothing acknowledged', async () => {
   expect(acknowledged.length).toBeGreaterThan(moments.length)
   expect(replayed).toBeGreaterThan(0)
 }, 60_000)
+
+test('kill -9 around flushes and cuts of the log loses nothing acknowledged', async () => {
+  using dir = temporaryDir()
+  const moments = fc.sample(fc.integer({ min: 0, max: 300 }), { ...seeded(), numRuns: 40 })
+  const acknowledged: string[] = []
+  let firstIndex = 1
+  let cuts = 0
+  for (const [round, forMs] of moments.entries()) {
+    // A busy machine needs more of them.
+    if (round >= 10 && cuts > 3 && acknowledged.length > round) break
+    // Flushed and cut all the time.
+    acknowledged.push(...(await runAndKill(dir.path, `f${round}`, forMs, '0', '10', '1')))
+    const store = await open(dir.path)
+    mustHold(store, acknowledged)
+    const status = store.status()
+    expect(status.appliedIndex).toBe(status.lastIndex)
+    if (status.firstIndex > firstIndex) cuts += 1
+    firstIndex = status.firstIndex
+    await store[Symbol.asyncDispose]()
+  }
+  expect(acknowledged.length).toBeGreaterThan(10)
+  expect(cuts).toBeGreaterThan(3)
+}, 120_000)
 
 describe('after a crash', () => {
   /** A directory as the kill left it, with its WAL; each test damages a copy. */

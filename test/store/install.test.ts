@@ -15,7 +15,15 @@ import { join } from 'node:path'
 import { StateDb } from '../../src/store/db.ts'
 import { Queries } from '../../src/store/queries.ts'
 import { Snapshots } from '../../src/store/snapshots.ts'
-import { anApp, entriesFrom, entryOf, openLog, temporaryDir, writeLog } from './sample.ts'
+import {
+  anApp,
+  entriesFrom,
+  entryOf,
+  installed,
+  openLog,
+  temporaryDir,
+  writeLog,
+} from './sample.ts'
 
 const installer = join(import.meta.dir, 'fixtures', 'installer.ts')
 const confState = {
@@ -67,11 +75,12 @@ describe('installing', () => {
     using db = new StateDb(join(template, 'state.db'))
     const { rows } = db
     let resets = 0
-    db.onReset(() => {
+    db.onReset(done => {
       resets += 1
       expect(rows.all('SELECT id FROM apps')).toHaveLength(49)
+      done()
     })
-    db.install(name)
+    await installed(db, name)
     expect([db.appliedIndex, db.appliedTerm, db.stateHash]).toEqual([50, 4, stateHash])
     expect(db.confState).toEqual(confState)
     expect(resets).toBe(1)
@@ -80,7 +89,7 @@ describe('installing', () => {
     db.apply([entryOf(51, { type: 'app.create', app: anApp('later') })])
     expect(names(db)).toContain('later')
     // The same again, as a start that does not know whether it was done.
-    db.install(name)
+    await installed(db, name)
     expect([db.appliedIndex, resets]).toEqual([51, 1])
   })
 
@@ -91,9 +100,9 @@ describe('installing', () => {
     const staged = join(template, 'staged', name)
     const bytes = readFileSync(staged)
     writeFileSync(staged, bytes.subarray(0, bytes.length - 8192))
-    expect(() => db.install(name)).toThrow(/cannot be installed.*new node/)
+    await expect(installed(db, name)).rejects.toThrow(/cannot be installed.*new node/)
     rmSync(staged)
-    expect(() => db.install(name)).toThrow(/it is not there.*new node/)
+    await expect(installed(db, name)).rejects.toThrow(/it is not there.*new node/)
     expect(names(db)).toEqual(['old1', 'old2', 'old3'])
   })
 
@@ -108,7 +117,7 @@ describe('installing', () => {
       expect(reader.query('SELECT count(*) AS count FROM apps').get()).toEqual({ count: 3 })
       return reader
     })
-    db.install(name)
+    await installed(db, name)
     db.apply([entryOf(51, { type: 'app.create', app: anApp('later') })])
     for (const reader of readers) {
       expect(reader.query('SELECT count(*) AS count FROM apps').get()).toEqual({ count: 3 })

@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { LogWrite } from '../../src/raft/ports.ts'
+import type { LogWrite, StateMachine } from '../../src/raft/ports.ts'
 import type { Entry } from '../../src/raft/types.ts'
 import { commandVersion, encodeCommand } from '../../src/store/codec.ts'
 import type { Command, NodeJoin } from '../../src/store/commands.ts'
@@ -104,6 +104,12 @@ export async function withFive(dir: string): Promise<void> {
 }
 
 /** The entry that holds the command. */
+export function installed(db: StateMachine, name: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    db.install(name, error => (error === undefined ? resolve() : reject(error)))
+  })
+}
+
 export function entryOf(index: number, command: Command, term = 1): Entry {
   return { index, term, kind: 'normal', bytes: encodeCommand(command, commandVersion) }
 }

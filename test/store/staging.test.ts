@@ -15,7 +15,12 @@ import {
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { StateDb } from '../../src/store/db.ts'
-import { contentsOf, frameBytesMax, framesOf } from '../../src/store/snapshot-frames.ts'
+import {
+  contentsOf,
+  frameBytesAim,
+  frameBytesMax,
+  framesOf,
+} from '../../src/store/snapshot-frames.ts'
 import { Snapshots, type TakenSnapshot } from '../../src/store/snapshots.ts'
 import { Staging } from '../../src/store/staging.ts'
 import { seeded } from '../seed.ts'
@@ -83,7 +88,7 @@ describe('receiving a snapshot', () => {
     const { taken, staging } = await prepared(dir.path)
     await expect(staging.receive(taken, 0, broken(taken, 2))).rejects.toThrow('connection broke')
     const received = staging.receivedBytes(taken.name)
-    expect(received).toBe(2 * frameBytesMax)
+    expect(received).toBe(2 * frameBytesAim)
     await expect(staging.receive(taken, 0, framesOf(taken.path, 0))).rejects.toMatchObject(invalid)
     await staging.receive(taken, received, framesOf(taken.path, received))
     expect(staging.receivedBytes(taken.name)).toBe(taken.bytes)
@@ -260,11 +265,11 @@ describe('frames', () => {
   test('of a file that shrinks on the way are fewer', async () => {
     using dir = temporaryDir()
     const path = join(dir.path, 'file')
-    writeFileSync(path, Buffer.alloc(2 * frameBytesMax))
+    writeFileSync(path, Buffer.alloc(2 * frameBytesAim))
     const frames = framesOf(path, 0)
     await frames.next()
-    truncateSync(path, frameBytesMax)
+    truncateSync(path, frameBytesAim)
     expect((await frames.next()).done).toBe(true)
-    expect(statSync(path).size).toBe(frameBytesMax)
+    expect(statSync(path).size).toBe(frameBytesAim)
   })
 })
