@@ -301,13 +301,16 @@ test('a restore that is killed anywhere does not start, and is done by the next'
   const mine = join(node.dir, 'original')
   cpSync(node.dataDir, mine, { recursive: true })
   let broken = 0
-  for (let afterMs = 40; afterMs < 800; afterMs += 60) {
+  const mark = join(node.dataDir, '.restoring')
+  for (const afterMs of [0, 0, 1, 2, 4, 8, 16, 32, 64, 128]) {
     wipe(node)
     const child = spawnFnd(node, ['restore', file, '--data', node.dataDir])
+    // From the moment on in which it begins to write.
+    while (!existsSync(mark) && child.exitCode === null) await Bun.sleep(1)
     await Bun.sleep(afterMs)
     child.kill('SIGKILL')
     await child.exited
-    if (!existsSync(join(node.dataDir, '.restoring'))) continue
+    if (!existsSync(mark)) continue
     broken += 1
     await expect(node.start()).rejects.toThrow(/run fnd restore again/)
     await done(fnd(node, 'restore', file, '--data', node.dataDir))
