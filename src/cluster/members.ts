@@ -453,7 +453,8 @@ export class Members implements ClusterControl, AsyncDisposable {
   }
 
   #isHeard(id: NodeId): boolean {
-    return nodeReports(this.#facts()).some(node => node.id === id && node.health !== 'down')
+    const report = nodeReports(this.#facts()).find(node => node.id === id)
+    return report?.health === 'up' || report?.health === 'slow'
   }
 
   // To the leader.
