@@ -263,7 +263,7 @@ const strace = (...args: string[]) =>
 const canTrace = strace('-o', '/dev/null', 'true').status === 0
 
 test.skipIf(!canTrace)(
-  'what is told as durable was flushed, and never by the event loop (needs strace)',
+  'what is told as durable was flushed, and hardly ever by the event loop (needs strace)',
   () => {
     using dir = temporaryDir()
     const trace = join(dir.path, 'trace')
@@ -274,9 +274,15 @@ test.skipIf(!canTrace)(
     const [main] = lines[begin]?.split(' ') ?? []
     let isFlushed = false
     let told = 0
+    const flushes = { loop: 0, threads: 0 }
     for (const line of lines.slice(begin)) {
       const isOfMain = line.split(' ')[0] === main
-      if (/f(data)?sync\(/.test(line)) expect([isOfMain, line]).toEqual([false, line])
+      if (/f(data)?sync\(/.test(line)) {
+        flushes[isOfMain ? 'loop' : 'threads'] += 1
+        // A commit may fall between the end of a checkpoint and the thread's first page of the new
+        // WAL: then SQLite flushes the header of the WAL in that commit. Never the database.
+        if (isOfMain) expect(line).toContain('state.db-wal>')
+      }
       // Begun before the last commit it may not hold it.
       if (isOfMain && /pwrite64\(\d+<[^>]*-wal>/.test(line)) isFlushed = false
       if (/fsync\(\d+<[^>]*-wal>/.test(line)) isFlushed = true
@@ -285,6 +291,7 @@ test.skipIf(!canTrace)(
       told += 1
     }
     expect(told).toBeGreaterThan(3)
+    expect(flushes.loop).toBeLessThanOrEqual(flushes.threads / 10)
   },
   60_000,
 )
