@@ -1,7 +1,7 @@
 /** A member of a group as the rest of fnd uses it: promises in place of callbacks. */
 import { FndError } from '../errors.ts'
 import type { Member } from './driver.ts'
-import type { ConfChange, CoreStatus, NodeId } from './types.ts'
+import type { ConfChange, CoreStatus } from './types.ts'
 
 export interface Applied {
   /** Where the change stands in the log. */
@@ -15,15 +15,6 @@ export class Group {
 
   constructor(member: Member) {
     this.#member = member
-  }
-
-  get isLeader(): boolean {
-    return this.#member.role === 'leader'
-  }
-
-  /** 0 while none is known. */
-  get lead(): NodeId {
-    return this.#member.lead
   }
 
   status(): CoreStatus {
@@ -66,40 +57,6 @@ export class Group {
       if (await withTimeout(leftMs, done => this.#member.read(done))) return
       await this.#change(Math.min(50, leftMs))
     }
-  }
-
-  /** Resolves once `index` is applied here. Rejects with `not-fresh` when it is not in time. */
-  async whenApplied(index: number, timeoutMs: number): Promise<void> {
-    const isApplied = await withTimeout(timeoutMs, done => this.#member.whenApplied(index, done))
-    if (!isApplied) throw new FndError('not-fresh', { detail: `it has not reached ${index}` })
-  }
-
-  /** Resolves when a leader is known, or with false when none came in time. */
-  async whenLed(timeoutMs: number): Promise<boolean> {
-    const endMs = performance.now() + timeoutMs
-    while (this.#member.lead === 0) {
-      const leftMs = endMs - performance.now()
-      if (leftMs <= 0) return false
-      await this.#change(leftMs)
-    }
-    return true
-  }
-
-  /** Hands leadership to `to`. Rejects with `transfer-failed` when it is still here after that. */
-  async transfer(to: NodeId, timeoutMs: number): Promise<void> {
-    const endMs = performance.now() + timeoutMs
-    this.#member.transfer(to)
-    while (this.#member.lead !== to) {
-      const leftMs = endMs - performance.now()
-      if (leftMs <= 0) {
-        throw new FndError('transfer-failed', { detail: `node ${to} did not become leader` })
-      }
-      await this.#change(leftMs)
-    }
-  }
-
-  onChange(listener: () => void): () => void {
-    return this.#member.onChange(listener)
   }
 
   /** Waits for what is under way on the disk. The log is still to be closed. */
