@@ -132,7 +132,7 @@ export async function openCluster(parts: ClusterParts): Promise<ClusterNode> {
   const watching = watchPeers(parts, peers)
   opening.defer(() => clearInterval(watching))
   opening.use(makeSeeker(config, store, authority, peers))
-  store.member.start()
+  await store.start()
   const announcer = new Announcer(nodeId, store.state, () =>
     store.member.status().confState.voters.includes(nodeId),
   )

@@ -1,6 +1,7 @@
 import { assert } from '../errors.ts'
 import { decodeConfChange } from './confchange.ts'
 import type { RaftCore } from './core.ts'
+import type { MemberLimits } from './member-options.ts'
 import type { DriverObserver } from './observer.ts'
 import type { CommittedEntry, Scheduler, StateMachine } from './ports.ts'
 import type { Entry } from './types.ts'
@@ -10,10 +11,12 @@ export interface ApplierOptions {
   readonly machine: StateMachine
   readonly observer: DriverObserver
   readonly scheduler: Scheduler
-  readonly retryMs: number
+  readonly limits: MemberLimits
   readonly onApplied: (entry: Entry, result: unknown) => void
-  /** The state machine cannot apply just now, and is asked again. */
+  /** The state machine cannot apply or settle just now, and is asked again. */
   readonly onStall: (code: 'disk-full' | 'write-overload') => void
+  /** It could again what it could not. */
+  readonly onResume: () => void
   /** The state machine failed for good. */
   readonly onFail: (error: Error) => void
 }
@@ -24,16 +27,24 @@ const heldRetryMs = 2
 /**
  * Hands committed entries to the state machine, in order. What it cannot take just now, for want of
  * room, it is offered again until it does: the entries are committed, so there is no way back.
+ *
+ * What it took is settled a little later, many batches at a time: that costs as much for one as
+ * for all. Changes of the configuration are settled at once, so that a start knows the newest.
  */
 export class Applier {
   readonly #options: ApplierOptions
   #queue: CommittedEntry[] = []
+  #unsettledCount = 0
+  #unsettledBytes = 0
+  #isSettlingDue = false
+  #cancelSettle: (() => void) | undefined
   #isStalled = false
   /** It is asked again soon. */
   #isWaiting = false
   /** Since when the state machine has been asked in vain. */
   #heldMs: number | undefined
   #onDrained: (() => void) | undefined
+  #isClosed = false
 
   constructor(options: ApplierOptions) {
     this.#options = options
@@ -63,44 +74,86 @@ export class Applier {
     else this.#onDrained = run
   }
 
+  /** Nothing is applied or settled any more. */
+  close(): void {
+    this.#isClosed = true
+    this.#cancelSettle?.()
+  }
+
   #run(): void {
-    const { machine, observer, scheduler, onApplied, onFail } = this.#options
+    if (this.#isClosed) return
+    const { machine, observer, scheduler, onApplied, onResume } = this.#options
     const entries = this.#queue
     const startedMs = scheduler.monotonicMs()
     let results: readonly unknown[]
     try {
-      results = machine.apply(entries)
+      if (this.#isSettlingDue) this.#settle()
+      results = entries.length === 0 ? [] : machine.apply(entries)
     } catch (error) {
-      const { code } = error as { code?: unknown }
-      if (code !== 'disk-full' && code !== 'write-overload') return onFail(error as Error)
-      return this.#retry(code, startedMs)
+      return this.#failed(error as Error & { code?: unknown }, startedMs)
     }
     assert(results.length === entries.length, 'one result for each entry')
-    this.#isStalled = false
     this.#heldMs = undefined
     this.#queue = []
+    if (this.#isStalled) {
+      this.#isStalled = false
+      onResume()
+    }
+    if (entries.length === 0) return
     observer.applied(entries.length, scheduler.monotonicMs() - startedMs)
     entries.forEach((entry, at) => {
       onApplied(entry, results[at])
     })
+    this.#settleLater(entries)
     const onDrained = this.#onDrained
     this.#onDrained = undefined
     onDrained?.()
   }
 
+  #settleLater(entries: readonly CommittedEntry[]): void {
+    const { scheduler, limits } = this.#options
+    this.#unsettledCount += entries.length
+    for (const { bytes } of entries) this.#unsettledBytes += bytes.length
+    const isConf = entries.some(({ kind }) => kind !== 'normal')
+    const isMuch =
+      this.#unsettledCount >= limits.settleMax || this.#unsettledBytes >= limits.settleBytes
+    if (isConf || isMuch) {
+      this.#isSettlingDue = true
+      // Not before the answers are on their way.
+      if (isConf) this.#run()
+      else scheduler.soon(() => this.#settleNow())
+    } else this.#cancelSettle ??= scheduler.after(limits.settleMs, () => this.#settleNow())
+  }
+
+  #settleNow(): void {
+    if (this.#unsettledCount === 0) return
+    this.#isSettlingDue = true
+    if (!this.#isWaiting) this.#run()
+  }
+
+  #settle(): void {
+    this.#options.machine.settle()
+    this.#isSettlingDue = false
+    this.#unsettledCount = 0
+    this.#unsettledBytes = 0
+    this.#cancelSettle?.()
+    this.#cancelSettle = undefined
+  }
+
   /** Another writer is mostly done within milliseconds; only one that stays is told of. */
-  #retry(code: 'disk-full' | 'write-overload', nowMs: number): void {
-    const { scheduler, onStall, retryMs } = this.#options
+  #failed(error: Error & { code?: unknown }, nowMs: number): void {
+    const { scheduler, onStall, onFail, limits } = this.#options
+    const { code } = error
+    if (code !== 'disk-full' && code !== 'write-overload') return onFail(error)
     this.#heldMs ??= nowMs
-    const isBrief = code === 'write-overload' && nowMs - this.#heldMs < retryMs
+    const isBrief = code === 'write-overload' && nowMs - this.#heldMs < limits.retryMs
     this.#isWaiting = true
-    if (!isBrief) {
-      this.#isStalled = true
-      onStall(code)
-    }
-    scheduler.after(isBrief ? heldRetryMs : retryMs, () => {
+    scheduler.after(isBrief ? heldRetryMs : limits.retryMs, () => {
       this.#isWaiting = false
       this.#run()
     })
+    if (isBrief) return
+    this.#isStalled = true
+    onStall(code)
   }
 }

@@ -20,6 +20,7 @@ import type { RaftCore } from './core.ts'
 import { type MemberLimits, type MemberOptions, memberLimits, newCore } from './member-options.ts'
 import { type ProposalDone, Proposals, type Refusal } from './proposals.ts'
 import { type ReadDone, Reads } from './reads.ts'
+import { successorOf } from './successor.ts'
 import { LogTail } from './tail.ts'
 import type { ConfChange, CoreStatus, Entry, HardState, Message, NodeId, Ready } from './types.ts'
 
@@ -81,12 +82,15 @@ export class Member {
       machine,
       observer,
       scheduler,
-      retryMs: limits.retryMs,
+      limits,
       onApplied: (entry, result) => this.#proposals.applied(entry.index, entry.term, result),
       onStall: () => {
         this.#starve()
         // What could not be applied is applied from the log by the next start.
         if (this.#state === 'closing') this.#onQuiet?.()
+      },
+      onResume: () => {
+        this.#isStarved = false
       },
       onFail,
     })
@@ -190,6 +194,7 @@ export class Member {
       this.#state = 'closed'
       this.#cancelTick?.()
       this.#tail.close()
+      this.#applier.close()
       this.#proposals.endLogged('outcome-unknown')
       this.#reads.endAll()
       done()
@@ -377,7 +382,6 @@ export class Member {
       this.#core.advance()
       this.#isBusy = false
       if (ready.committed.length > 0 || ready.snapshot !== undefined) {
-        this.#isStarved = false
         this.#reads.applied(this.#options.machine.appliedIndex)
         for (const peer of this.#tail.heldPeers) {
           const progress = this.#core.status().progress.get(peer)
@@ -490,14 +494,9 @@ export class Member {
     this.#isStarved = true
     this.#proposals.refuseWaiting('disk-full')
     if (this.#core.role !== 'leader') return
-    const { id, progress } = this.#core.status()
-    let best: { peer: NodeId; match: number } | undefined
-    for (const [peer, { match, isLearner, isRecentlyActive }] of progress) {
-      if (peer === id || isLearner || !isRecentlyActive) continue
-      if (best === undefined || match > best.match) best = { peer, match }
-    }
-    if (best === undefined) return
-    this.#core.transferLeader(best.peer)
+    const successor = successorOf(this.#core.status())
+    if (successor === undefined) return
+    this.#core.transferLeader(successor)
     this.#route(this.#core.takeMessages())
   }
 
@@ -506,6 +505,7 @@ export class Member {
     this.#state = 'failed'
     this.#cancelTick?.()
     this.#tail.close()
+    this.#applier.close()
     this.#proposals.fail(new FndError('store-failed', { cause: error }))
     this.#reads.endAll()
     this.#options.onFatal(error)

@@ -30,6 +30,10 @@ export interface MemberLimits {
   readonly batchBytesMax: number
   /** What is applied at a stretch, so that other work and heartbeats get their turn. */
   readonly applyBytesMax: number
+  /** What was applied is settled after that long, or sooner when it is that much. */
+  readonly settleMs: number
+  readonly settleMax: number
+  readonly settleBytes: number
   /** On the way to one follower. One that was away is sent all of that in one turn. */
   readonly inflightMax: number
   readonly inflightBytesMax: number
@@ -64,6 +68,9 @@ export const memberLimits: MemberLimits = {
   batchMax: 1000,
   batchBytesMax: mib,
   applyBytesMax: 64 * 1024,
+  settleMs: 20,
+  settleMax: 256,
+  settleBytes: mib,
   inflightMax: 256,
   inflightBytesMax: 4 * mib,
   inboxMax: 4096,

@@ -69,11 +69,13 @@ export interface CommittedEntry extends Entry {
 }
 
 /**
- * The state machine under the log. `apply` is synchronous and deterministic, and makes its effect,
- * the index and the configuration durable in one transaction, so that no entry is applied twice.
+ * The state machine under the log. `apply` is synchronous and deterministic. Its effect, the index
+ * and the configuration are kept in one transaction, so that no entry is applied twice. Whoever
+ * reads in this process sees the effect at once; `settle` ends the transaction. A process that is
+ * killed loses what it applied since, and its next start applies that from the log.
  */
 export interface StateMachine {
-  /** Index and term of the last entry whose effect is stored. Zero when nothing was applied. */
+  /** Index and term of the last entry that was applied. Zero when nothing was. */
   readonly appliedIndex: number
   readonly appliedTerm: number
   /** As of `appliedIndex`. */
@@ -87,9 +89,15 @@ export interface StateMachine {
    */
   apply(entries: readonly CommittedEntry[]): readonly unknown[]
   /**
-   * Makes everything applied before the call survive a power loss, so that the log may be
-   * truncated: `done` with the index that survives, in a later turn. Meanwhile more may be applied.
-   * With an error the process must end.
+   * Makes what was applied survive the end of the process. Throws `FndError` `disk-full` or
+   * `write-overload` when that cannot be done just now: nothing applied is undone, and the call may
+   * be repeated. Throws anything else when the process must end.
+   */
+  settle(): void
+  /**
+   * Settles, and makes what is settled survive a power loss, so that the log may be truncated:
+   * `done` with the index that survives, in a later turn; it is that of an earlier settling when
+   * there is no room now. Meanwhile more may be applied. With an error the process must end.
    */
   flush(done: (error: Error | undefined, durableIndex: number) => void): void
   /**

@@ -1,11 +1,13 @@
 /**
- * The state machine on SQLite. One transaction for each batch of entries holds the rows, the index
- * and the state hash, so that no entry is ever applied twice or in part.
+ * The state machine on SQLite. One transaction holds rows, index and state hash, so that no entry
+ * is ever applied twice or in part. It stays open over many batches until it is settled, since a
+ * commit takes a dozen system calls and writes each page that changed, as often for one batch as
+ * for a hundred. All reads are on the same connection, which sees what is in it.
  *
  * WAL with `synchronous=NORMAL`: a power loss may take the newest transactions but never corrupts
- * (sqlite.org/wal.html), and the log replays what was taken. That is why the log may be truncated
- * only after `flush`. Whatever takes long by its nature, checkpoints and the swap of whole files,
- * is done by a thread, so that no heartbeat waits for it.
+ * (sqlite.org/wal.html), and the log replays what was taken, as it replays what was not settled.
+ * That is why the log may be truncated only after `flush`. Whatever takes long by its nature,
+ * checkpoints and the swap of whole files, is done by a thread, so that no heartbeat waits for it.
  */
 import { Database, type Statement } from 'bun:sqlite'
 import { rm } from 'node:fs/promises'
@@ -27,6 +29,7 @@ import { Wal } from './wal.ts'
  * waits later: it would hold the whole process, and the caller of `apply` tries again.
  */
 const openTimeoutMs = 100
+const restoreTimeoutMs = 1000
 
 /** Receives what one batch changed, in the turn in which it became durable here. */
 export type ChangesListener = (changes: readonly Change[]) => void
@@ -36,6 +39,15 @@ export interface StateDbOptions {
   readonly thread?: DiskWork
   /** Where snapshots lie that `install` is told the names of. */
   readonly stagedDir?: string
+}
+
+/** How far the state has come. */
+interface Point {
+  readonly index: number
+  readonly term: number
+  /** Over every entry and its result. */
+  readonly hash: Uint8Array
+  readonly confState: ConfState
 }
 
 export class StateDb implements StateMachine, Disposable {
@@ -48,10 +60,11 @@ export class StateDb implements StateMachine, Disposable {
   #db: Database
   /** None in memory. */
   #wal: Wal | undefined
-  #appliedIndex = 0
-  #appliedTerm = 0
-  #stateHash: Uint8Array = new Uint8Array(32)
-  #confState: ConfState = firstConfState
+  #at: Point = { index: 0, term: 0, hash: new Uint8Array(32), confState: firstConfState }
+  /** As of the last settling. */
+  #settled = this.#at
+  /** What was applied since, which is what the open transaction holds. */
+  #unsettled: CommittedEntry[] = []
   #clusterVersion = 0
   #nextNodeId = 0
   #onChanges: ChangesListener | undefined
@@ -75,15 +88,15 @@ export class StateDb implements StateMachine, Disposable {
   }
 
   get appliedIndex(): number {
-    return this.#appliedIndex
+    return this.#at.index
   }
 
   get appliedTerm(): number {
-    return this.#appliedTerm
+    return this.#at.term
   }
 
   get confState(): ConfState {
-    return this.#confState
+    return this.#at.confState
   }
 
   /** Commands up to this version may be proposed. */
@@ -97,7 +110,7 @@ export class StateDb implements StateMachine, Disposable {
 
   /** Hash over every entry applied and its result; equal on all nodes at the same index. */
   get stateHash(): string {
-    return Buffer.from(this.#stateHash).toString('hex')
+    return Buffer.from(this.#at.hash).toString('hex')
   }
 
   /**
@@ -123,61 +136,40 @@ export class StateDb implements StateMachine, Disposable {
    * an entry without a command.
    */
   apply(entries: readonly CommittedEntry[]): readonly (Outcome | undefined)[] {
-    const fresh = entries.filter(entry => entry.index > this.#appliedIndex)
-    const outcomes: (Outcome | undefined)[] = Array(entries.length - fresh.length).fill(undefined)
-    const last = fresh.at(-1)
-    if (last === undefined) return outcomes
+    const fresh = entries.filter(entry => entry.index > this.#at.index)
+    const skipped: undefined[] = Array(entries.length - fresh.length).fill(undefined)
+    if (fresh.length === 0) return skipped
     if (this.#wal?.fault !== undefined) throw this.#wal.fault
-    const changes: Change[] = []
-    let index = this.#appliedIndex
-    let hash = this.#stateHash
-    let confState = this.#confState
-    let isOfCluster = false
+    let applied: Applied
     try {
-      this.#tx.run('BEGIN IMMEDIATE')
-      if (this.#wal?.isBeginning === true) throw new FndError('write-overload')
-      for (const entry of fresh) {
-        index += 1
-        assert(entry.index === index, 'entries are applied without gaps')
-        if (isConf(entry)) confState = entry.confState
-        const command = hasCommand(entry) ? decodeCommand(entry.bytes) : undefined
-        if (command !== undefined && /^(node|cluster)\./.test(command.type)) isOfCluster = true
-        const applied = command === undefined ? nothing : apply(this.#tx, command)
-        hash = nextHash(hash, entry, applied.outcome)
-        outcomes.push(applied.outcome)
-        changes.push(...applied.changes)
-      }
-      this.#tx.run(
-        `UPDATE meta SET applied_index = ?, applied_term = ?, state_hash = ?, conf_state = ?
-         WHERE id = 1`,
-        index,
-        last.term,
-        hash,
-        encodeConfState(confState),
-      )
-      this.#tx.run('COMMIT')
+      this.#begin()
+      applied = this.#applyAll(fresh)
     } catch (cause) {
-      if (this.#db.inTransaction) this.#db.run('ROLLBACK')
-      if (cause instanceof FndError) throw cause
-      const { code } = cause as { code?: string }
-      if (code === 'SQLITE_FULL') throw new FndError('disk-full', { cause })
-      if (code?.startsWith('SQLITE_BUSY')) throw new FndError('write-overload', { cause })
-      throw cause
+      this.#restore()
+      throw refusalOf(cause)
     }
-    this.#appliedIndex = index
-    this.#appliedTerm = last.term
-    this.#stateHash = hash
-    this.#confState = confState
-    if (isOfCluster) this.#readMeta()
-    this.#wal?.grew()
-    this.#onChanges?.(changes)
-    return outcomes
+    this.#at = applied.at
+    for (const entry of fresh) this.#unsettled.push(entry)
+    if (applied.isOfCluster) this.#readCluster()
+    this.#onChanges?.(applied.changes)
+    // Who makes a checkpoint waits for a moment in which nobody writes.
+    if (this.#wal?.isCheckpointing === true) this.#commit()
+    return [...skipped, ...applied.outcomes]
+  }
+
+  settle(): void {
+    if (this.#wal?.fault !== undefined) throw this.#wal.fault
+    const error = this.#commit()
+    if (error !== undefined) throw error
   }
 
   flush(done: (error: Error | undefined, durableIndex: number) => void): void {
-    const index = this.#appliedIndex
-    if (this.#wal === undefined) setImmediate(() => done(undefined, index))
-    else this.#wal.sync(error => done(error, index))
+    const error = this.#commit()
+    const { index } = this.#settled
+    // What found no room is not settled, and what is settled can be flushed.
+    const fatal = error instanceof FndError ? undefined : error
+    if (fatal !== undefined || this.#wal === undefined) setImmediate(() => done(fatal, index))
+    else this.#wal.sync(cause => done(cause, index))
   }
 
   /**
@@ -188,10 +180,13 @@ export class StateDb implements StateMachine, Disposable {
   install(data: string, done: (error: Error | undefined) => void): void {
     const { index } = snapshotNameFrom(data)
     const staged = join(this.#stagedDir, data)
-    if (this.#appliedIndex >= index) {
+    if (this.#at.index >= index) {
       void rm(staged, { force: true }).then(() => done(undefined), done)
       return
     }
+    // The thread puts it in the place of a database that nobody writes.
+    const error = this.#commit()
+    if (error !== undefined) return void setImmediate(() => done(error))
     this.#thread.ask({ kind: 'swap', database: this.#path, staged }, answer => {
       if (!answer.ok) return done(cannotInstall(staged, answer.message))
       this.#close()
@@ -201,7 +196,7 @@ export class StateDb implements StateMachine, Disposable {
         return done(error as Error)
       }
       this.#readMeta()
-      assert(this.#appliedIndex === index, 'a snapshot is of the index in its name')
+      assert(this.#at.index === index, 'a snapshot is of the index in its name')
       this.#thread.ask({ kind: 'release' }, () => {
         if (this.#onReset === undefined) done(undefined)
         else this.#onReset(() => done(undefined))
@@ -220,6 +215,7 @@ export class StateDb implements StateMachine, Disposable {
    * that was given up. Only offline.
    */
   forceAlone(own: { readonly id: number; readonly uuid: string }, nowMs: number): void {
+    assert(this.#unsettled.length === 0, 'what was applied is settled')
     const { id, uuid } = own
     const confState = { ...firstConfState, voters: [id] }
     this.#db.transaction(() => {
@@ -236,7 +232,7 @@ export class StateDb implements StateMachine, Disposable {
       this.#tx.run('UPDATE meta SET next_node_id = max(next_node_id, ?)', id + 1)
       this.#tx.run('UPDATE meta SET conf_state = ?', encodeConfState(confState))
     })()
-    this.#confState = confState
+    this.#readMeta()
   }
 
   [Symbol.dispose](): void {
@@ -244,7 +240,80 @@ export class StateDb implements StateMachine, Disposable {
     this.#ownThread?.[Symbol.dispose]()
   }
 
+  // Transactions.
+
+  #begin(): void {
+    if (this.#db.inTransaction) return
+    this.#tx.run('BEGIN IMMEDIATE')
+    if (this.#wal?.isBeginning === true) throw new FndError('write-overload')
+  }
+
+  /** In the transaction; nothing but the rows changes. */
+  #applyAll(entries: readonly CommittedEntry[]): Applied {
+    let { index, term, hash, confState } = this.#at
+    const outcomes: (Outcome | undefined)[] = []
+    const changes: Change[] = []
+    let isOfCluster = false
+    for (const entry of entries) {
+      index += 1
+      assert(entry.index === index, 'entries are applied without gaps')
+      if (isConf(entry)) confState = entry.confState
+      const command = hasCommand(entry) ? decodeCommand(entry.bytes) : undefined
+      if (command !== undefined && /^(node|cluster)\./.test(command.type)) isOfCluster = true
+      const applied = command === undefined ? nothing : apply(this.#tx, command)
+      hash = nextHash(hash, entry, applied.outcome)
+      term = entry.term
+      outcomes.push(applied.outcome)
+      changes.push(...applied.changes)
+    }
+    return { at: { index, term, hash, confState }, outcomes, changes, isOfCluster }
+  }
+
+  /** Ends the transaction. With an error everything is as it was, and still to be settled. */
+  #commit(): Error | undefined {
+    if (!this.#db.inTransaction) return undefined
+    const { index, term, hash, confState } = this.#at
+    try {
+      this.#tx.run(
+        `UPDATE meta SET applied_index = ?, applied_term = ?, state_hash = ?, conf_state = ?
+         WHERE id = 1`,
+        index,
+        term,
+        hash,
+        encodeConfState(confState),
+      )
+      this.#tx.run('COMMIT')
+    } catch (cause) {
+      this.#restore()
+      return refusalOf(cause)
+    }
+    this.#settled = this.#at
+    this.#unsettled = []
+    this.#wal?.grew()
+    return undefined
+  }
+
+  /**
+   * Makes the rows again what they were before a statement failed. SQLite undoes the whole
+   * transaction when a commit fails, and may do so at other errors, but what was applied has been
+   * seen. So it is applied again, which takes no room on the disk.
+   */
+  #restore(): void {
+    if (this.#db.inTransaction) this.#tx.run('ROLLBACK')
+    if (this.#unsettled.length === 0) return
+    const { hash } = this.#at
+    this.#at = this.#settled
+    // The thread may have been waiting for the lock, which it holds for milliseconds.
+    this.#db.run(`PRAGMA busy_timeout = ${restoreTimeoutMs}`)
+    this.#tx.run('BEGIN IMMEDIATE')
+    this.#db.run('PRAGMA busy_timeout = 0')
+    this.#at = this.#applyAll(this.#unsettled).at
+    assert(Buffer.compare(hash, this.#at.hash) === 0, 'applying is deterministic')
+  }
+
+  /** What cannot be settled any more is applied from the log by the next start. */
   #close(): void {
+    this.#commit()
     this.#wal?.close()
     for (const statement of this.#statements.values()) statement.finalize()
     this.#statements.clear()
@@ -286,16 +355,39 @@ export class StateDb implements StateMachine, Disposable {
     const row = this.#tx.get('SELECT * FROM meta')
     assert(row?.state_hash instanceof Uint8Array, 'the database holds its meta row')
     mustKnow(Number(row.cluster_version))
-    this.#appliedIndex = Number(row.applied_index)
-    this.#appliedTerm = Number(row.applied_term)
-    this.#stateHash = row.state_hash
-    this.#confState = decodeConfState(String(row.conf_state))
-    this.#clusterVersion = Number(row.cluster_version)
-    this.#nextNodeId = Number(row.next_node_id)
+    this.#at = {
+      index: Number(row.applied_index),
+      term: Number(row.applied_term),
+      hash: row.state_hash,
+      confState: decodeConfState(String(row.conf_state)),
+    }
+    this.#settled = this.#at
+    this.#readCluster()
+  }
+
+  #readCluster(): void {
+    const row = this.#tx.get('SELECT cluster_version, next_node_id FROM meta')
+    this.#clusterVersion = Number(row?.cluster_version)
+    this.#nextNodeId = Number(row?.next_node_id)
   }
 }
 
+interface Applied {
+  readonly at: Point
+  readonly outcomes: readonly (Outcome | undefined)[]
+  readonly changes: readonly Change[]
+  readonly isOfCluster: boolean
+}
+
 const nothing = { outcome: undefined, changes: [] }
+
+/** What a statement came to, as `apply` and `settle` tell it. */
+function refusalOf(cause: unknown): Error {
+  const { code } = cause as { code?: string }
+  if (code === 'SQLITE_FULL') return new FndError('disk-full', { cause })
+  if (code?.startsWith('SQLITE_BUSY')) return new FndError('write-overload', { cause })
+  return cause as Error
+}
 
 function isConf(entry: CommittedEntry): entry is CommittedEntry & { confState: ConfState } {
   if (entry.kind !== 'conf' && entry.kind !== 'conf-v2') return false

@@ -68,11 +68,15 @@ export interface Store extends AsyncDisposable {
   readonly state: State
   readonly routes: RouteTable
   readonly bundles: Bundles
-  /** Takes part once `start` was called. */
   readonly member: Member
   readonly group: Group
   readonly snapshots: Snapshots
   readonly staging: Staging
+  /**
+   * Begins to take part. Resolves when everything is applied that this node knows to be committed,
+   * so that it does not show less than before it ended; but it does not wait for room on the disk.
+   */
+  start(): Promise<void>
   status(): StoreStatus
   /** Proposes here. Rejects with `no-leader` when this member does not lead. */
   propose(command: Command): Promise<{ readonly index: number; readonly outcome: Outcome }>
@@ -81,6 +85,7 @@ export interface Store extends AsyncDisposable {
 }
 
 const freeBytesMinDefault = 64 * 1024 * 1024
+const startMsMax = 1000
 
 /** Throws `StartError` when the directory is in use, damaged, or of a newer version. */
 export async function openStore(options: StoreOptions): Promise<Store> {
@@ -106,7 +111,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const db = opening.use(new StateDb(database, { stagedDir, thread }))
   await finishInstall(log, db)
   const dir = join(storeDir, 'snapshots')
-  const snapshots = new Snapshots({ database, dir, freeBytesMin, thread })
+  const settle = () => db.settle()
+  const snapshots = new Snapshots({ database, settle, dir, freeBytesMin, thread })
   const member = new Member({
     log,
     machine: db,
@@ -134,6 +140,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     group,
     snapshots,
     staging,
+    start: () => started(member, isAlone(db, log.identity.nodeId) ? log.lastIndex : member.commit),
     propose: command => state.proposeHere(command),
     onNodes: listener => void nodeListeners.add(listener),
     status: () => {
@@ -155,6 +162,22 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     // In reverse order of opening: the lock goes last.
     [Symbol.asyncDispose]: () => parts.disposeAsync(),
   }
+}
+
+/** What the log of the only voter holds is committed, or is about to be. */
+function isAlone({ confState: { voters, votersOutgoing } }: StateDb, nodeId: number): boolean {
+  return voters.length === 1 && voters[0] === nodeId && votersOutgoing.length === 0
+}
+
+function started(member: Member, index: number): Promise<void> {
+  member.start()
+  return new Promise(resolve => {
+    const timer = setTimeout(resolve, startMsMax)
+    member.whenApplied(index, () => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
 }
 
 /** What is kept in memory of the rows follows them, also when a snapshot takes their place. */

@@ -28,6 +28,8 @@ export interface TakenSnapshot extends Described, AsyncDisposable {
 export interface SnapshotsOptions {
   /** Of the state machine. */
   readonly database: string
+  /** Settles what was applied: a copy holds only what is settled. */
+  readonly settle: () => void
   /** For files on the same disk; whatever is in it is removed. */
   readonly dir: string
   /** None is begun that would leave less room than this: changes would be refused meanwhile. */
@@ -38,6 +40,7 @@ export interface SnapshotsOptions {
 
 export class Snapshots {
   readonly #database: string
+  readonly #settle: () => void
   readonly #dir: string
   readonly #freeBytesMin: number
   readonly #thread: DiskThread
@@ -45,10 +48,11 @@ export class Snapshots {
   #last: Promise<unknown> = Promise.resolve()
 
   constructor(options: SnapshotsOptions) {
-    const { database, dir, freeBytesMin = 0, thread = new DiskThread() } = options
+    const { database, settle, dir, freeBytesMin = 0, thread = new DiskThread() } = options
     this.#freeBytesMin = freeBytesMin
     this.#thread = thread
     this.#database = database
+    this.#settle = settle
     this.#dir = dir
     rmSync(dir, { recursive: true, force: true })
     mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -71,6 +75,7 @@ export class Snapshots {
     const path = join(this.#dir, `${randomBytes(8).toString('hex')}.db`)
     const remove = () => rm(path, { force: true })
     this.#mustHaveRoom()
+    this.#settle()
     try {
       const { bytes, sha256, bundles } = await this.#vacuum(path)
       const described = describeSnapshot(path)

@@ -36,6 +36,11 @@ export class Wal {
     return this.#fault
   }
 
+  /** The thread is at it, and needs a moment in which nobody writes. */
+  get isCheckpointing(): boolean {
+    return this.#isCheckpointing
+  }
+
   /**
    * It is empty, and the thread is about to write its header: whoever does that waits for the disk.
    * Asked with SQLite's lock for writing held, so that it stays so.

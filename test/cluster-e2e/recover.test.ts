@@ -430,7 +430,9 @@ test.if(process.getuid?.() === 0)('a full disk is told, and nothing is left on i
     const cut = await asked(node, 'backup', join(small, 'cut.backup'))
     expect(cut.code).toBe(1)
     expect(cut.text).toContain('no space is left for')
-    expect([readdirSync(small), snapshots()]).toEqual([[], []])
+    expect(readdirSync(small)).toEqual([])
+    // The node learns from a broken connection that nobody wants the rest.
+    while (snapshots().length > 0) await Bun.sleep(10)
     for (const bytes of [4 * mib, statSync(file).size - mib]) {
       Bun.spawnSync(['mount', '-o', `remount,size=${bytes}`, small])
       const refused = await fnd(node, 'restore', file, '--data', small)

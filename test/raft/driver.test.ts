@@ -17,8 +17,16 @@ class Collector implements StateMachine {
   confState = { voters: [1], votersOutgoing: [], learners: [], learnersNext: [], autoLeave: false }
   readonly applied: number[] = []
   flushes = 0
-  /** Thrown by the next calls of `apply`. */
+  settled = 0
+  /** Thrown by the next calls of `apply` and of `settle`. */
   readonly faults: Error[] = []
+  readonly settleFaults: Error[] = []
+
+  settle(): void {
+    const fault = this.settleFaults.shift()
+    if (fault !== undefined) throw fault
+    this.settled = this.appliedIndex
+  }
 
   apply(entries: readonly CommittedEntry[]): readonly unknown[] {
     const fault = this.faults.shift()
@@ -100,6 +108,10 @@ const code = (promise: Promise<unknown>) =>
     () => 'ok',
     error => (error instanceof FndError ? error.code : String(error)),
   )
+
+async function settled(machine: Collector): Promise<void> {
+  while (machine.settled < machine.appliedIndex) await Bun.sleep(1)
+}
 
 let cleanups = new AsyncDisposableStack()
 afterEach(async () => {
@@ -297,6 +309,68 @@ describe('faults', () => {
     expect(await code(propose(bytes(3)))).toBe('ok')
     expect(machine.applied).toEqual([1, 3])
     expect(fatal).toEqual([])
+  })
+
+  test('a state machine that cannot settle is asked again, and changes are refused', async () => {
+    const { propose, machine, fatal } = await openGroup(newDir(), new Collector(), {
+      ...{ retryMs: 20, settleMs: 1 },
+    })
+    await settled(machine)
+    machine.settleFaults.push(new FndError('disk-full'), new FndError('disk-full'))
+    expect(await code(propose(bytes(1)))).toBe('ok')
+    while (machine.settleFaults.length > 1) await Bun.sleep(1)
+    expect(await code(propose(bytes(2)))).toBe('disk-full')
+    await settled(machine)
+    expect(await code(propose(bytes(3)))).toBe('ok')
+    expect(machine.applied).toEqual([1, 3])
+    expect(fatal).toEqual([])
+  })
+
+  test('a failed settling is final', async () => {
+    const { propose, machine, fatal } = await openGroup(newDir(), new Collector(), { settleMs: 1 })
+    await settled(machine)
+    machine.settleFaults.push(new Error('EIO'))
+    expect(await code(propose(bytes(1)))).toBe('ok')
+    while (fatal.length === 0) await Bun.sleep(1)
+    expect(fatal.map(error => error.message)).toEqual(['EIO'])
+    expect(await code(propose(bytes(2)))).toBe('store-failed')
+  })
+})
+
+describe('settling', () => {
+  const late = { settleMs: 3_600_000 }
+  const quiet = () => new Promise(resolve => setTimeout(resolve, 5))
+
+  test('is done for many batches at a time, and soon', async () => {
+    const { propose, machine } = await openGroup(newDir(), new Collector(), { settleMs: 20 })
+    await settled(machine)
+    const before = machine.settled
+    await propose(bytes(1))
+    expect(machine.settled).toBe(before)
+    await settled(machine)
+  })
+
+  test('does not wait for its time once there is much of it', async () => {
+    const limits = { ...late, settleMax: 10, settleBytes: 1000 }
+    const { propose, machine } = await openGroup(newDir(), new Collector(), limits)
+    for (let value = 1; value < 9; value++) await propose(bytes(value))
+    await quiet()
+    expect(machine.settled).toBe(0)
+    await propose(bytes(9))
+    await settled(machine)
+    const before = machine.settled
+    await propose(bytes(10, 999))
+    await quiet()
+    expect(machine.settled).toBe(before)
+    await propose(bytes(11))
+    await settled(machine)
+  })
+
+  test('of a change of the configuration is done before that is told', async () => {
+    const { group, machine } = await openGroup(newDir(), new Collector(), late)
+    const changes = [{ type: 'add-learner', nodeId: 2 }] as const
+    await group.proposeConf({ transition: 'auto', changes })
+    expect(machine.settled).toBe(machine.appliedIndex)
   })
 })
 

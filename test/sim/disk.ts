@@ -3,9 +3,9 @@
  * stores promise (src/store): a write of the log is whole or not there, but it takes its time, may
  * fail, may find no room, and a crash comes at any moment of it. After an error that is not want of
  * room, later writes seem to succeed and are kept nowhere (raft.md §2.2, "fsyncgate"). The state
- * machine keeps each batch when a process is killed, but a loss of power may take the newest ones
- * back to the last flush (SQLite's WAL with `synchronous=NORMAL`). Records may be damaged, which
- * reading them tells (their checksums; test/store).
+ * machine keeps what it settled when a process is killed, but a loss of power may take the newest
+ * of that, back to the last flush (SQLite's WAL with `synchronous=NORMAL`). Records may be damaged,
+ * which reading them tells (their checksums; test/store).
  */
 import { FndError, StartError } from '../../src/errors.ts'
 import type { CommittedEntry, Identity, LogStore, LogWrite } from '../../src/raft/ports.ts'
@@ -76,7 +76,7 @@ export class SimDisk {
   fullUntilMs = 0
   /** There is room for what was promised, but no more should be promised. */
   lowUntilMs = 0
-  /** What of the state machine survives everything, and the batches that only a kill survives. */
+  /** What of the state machine survives everything, and the batches that survive only a kill. */
   floor: MachineImage
   batches: (readonly CommittedEntry[])[] = []
 

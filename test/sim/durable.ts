@@ -1,6 +1,6 @@
 /**
- * The state machine of one process on the disk of its node: what it applied survives a kill, and a
- * loss of power from the last flush on only by chance. Each batch is one transaction.
+ * The state machine of one process on the disk of its node: what it settled survives a kill, and a
+ * loss of power from the last flush on only by chance.
  */
 import { FndError } from '../../src/errors.ts'
 import type { CommittedEntry, Scheduler, StateMachine } from '../../src/raft/ports.ts'
@@ -28,6 +28,8 @@ export class DurableMachine implements StateMachine {
   readonly #scheduler: Scheduler
   readonly #events: MachineEvents
   #isInstalling = false
+  /** What only this process has. */
+  #unsettled: (readonly CommittedEntry[])[] = []
 
   constructor(
     world: World,
@@ -47,6 +49,10 @@ export class DurableMachine implements StateMachine {
 
   get appliedIndex(): number {
     return this.inner.appliedIndex
+  }
+
+  get unsettledCount(): number {
+    return this.#unsettled.length
   }
 
   get appliedTerm(): number {
@@ -71,17 +77,41 @@ export class DurableMachine implements StateMachine {
       due += 1
     }
     const results = this.inner.apply(entries)
-    this.#disk.batches.push(entries)
+    this.#unsettled.push(entries)
     this.#events.onState(this.inner.appliedIndex, this.inner.hash)
     this.#world.note('apply', this.#disk.identity.nodeId, this.inner.appliedIndex)
     this.#events.failpoint('after an apply')
     return results
   }
 
+  settle(): void {
+    this.#events.failpoint('before a settle')
+    // It may fit into what the file has already.
+    if (this.#world.nowMs < this.#disk.fullUntilMs && this.#prng.chance(0.5)) {
+      this.#world.count('fault: no room to settle')
+      throw new FndError(this.#prng.pick(['disk-full', 'write-overload']))
+    }
+    this.#settle()
+    this.#world.count('branch: state settled')
+    this.#events.failpoint('after a settle')
+  }
+
+  #settle(): void {
+    this.inner.settle()
+    this.#disk.batches.push(...this.#unsettled)
+    this.#unsettled = []
+  }
+
   flush(done: (error: undefined, durableIndex: number) => void): void {
     this.#events.failpoint('before a flush')
-    const image = this.inner.image()
     const disk = this.#disk
+    if (this.#world.nowMs < disk.fullUntilMs) {
+      this.#world.count('branch: flushed what was flushed before')
+      const { index } = disk.floor
+      return void this.#scheduler.soon(() => done(undefined, index))
+    }
+    this.#settle()
+    const image = this.inner.image()
     const { batches } = disk
     const count = batches.length
     this.#scheduler.after(this.#prng.exponential(flushMeanMs), () => {
@@ -120,6 +150,7 @@ export class DurableMachine implements StateMachine {
       this.#world.fail(`goes back from ${this.inner.appliedIndex} to a snapshot at ${image.index}`)
     }
     this.inner.become(image)
+    this.#unsettled = []
     this.#disk.flushed(this.inner)
     this.#events.onState(image.index, image.hash)
     this.#world.count('branch: snapshot installed')

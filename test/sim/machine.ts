@@ -116,6 +116,8 @@ export class KvMachine implements SimMachine {
     return output
   }
 
+  settle(): void {}
+
   image(): MachineImage {
     const state: KvState = {
       values: new Map(this.#values),

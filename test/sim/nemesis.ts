@@ -143,6 +143,8 @@ export class Nemesis {
     if (log.entries.length === 0) return
     this.#cluster.world.count('fault: record damaged')
     damaged.add(this.#prng.between(log.baseIndex + 1, lastIndexOf(log)))
+    // A start reads what a member that runs has in memory.
+    if (this.#prng.chance(0.5)) node.crash('kill')
   }
 
   #wipe(): void {

@@ -181,6 +181,7 @@ export class SimNode implements CheckedNode {
     world.note('end', this.id, Number(isPowerLoss))
     this.#process?.end()
     this.member = undefined
+    if ((this.#machine?.unsettledCount ?? 0) > 0) world.count('branch: applied entries lost')
     this.#machine?.inner.end()
     this.#machine = undefined
     this.disk.crash(this.#prng, isPowerLoss)

@@ -108,8 +108,13 @@ export class StateDbMachine implements SimMachine {
     })
   }
 
+  settle(): void {
+    this.#db.settle()
+  }
+
   /** One file for all nodes that are in this state. */
   image(): MachineImage {
+    this.#db.settle()
     const { appliedIndex: index, appliedTerm: term, confState, hash } = this
     const state = `${index}-${term}-${hash}`
     const path = join(this.#imagesDir, state)

@@ -23,9 +23,8 @@ import { DataLock } from '../../src/store/lock.ts'
 import { Queries } from '../../src/store/queries.ts'
 import { openStore } from '../../src/store/replica.ts'
 import { isFreeToRestore, restoreBackup } from '../../src/store/restore.ts'
-import { Snapshots } from '../../src/store/snapshots.ts'
 import { nameOf, tarOf } from './bundle-tars.ts'
-import { anApp, entryOf, openAlone, openLog, temporaryDir } from './sample.ts'
+import { anApp, entryOf, openAlone, openLog, snapshotOf, temporaryDir } from './sample.ts'
 
 const origin = { version: '1.2.3', clusterId: 'old', nodeId: 1, createdMs: 5000 }
 const parts = [
@@ -41,7 +40,7 @@ async function backup(dir: string, more: readonly BackupPart[] = []) {
   for (const [at, name] of ['A', 'B'].entries()) {
     db.apply([entryOf(at + 1, { type: 'app.create', app: anApp(name) }, 2)])
   }
-  await using taken = await new Snapshots({ database, dir: join(dir, 'snapshots') }).take()
+  await using taken = await snapshotOf(db, database, join(dir, 'snapshots'))
   const chunks: Uint8Array[] = []
   for await (const chunk of exportBackup(taken, origin, [...parts, ...more])) chunks.push(chunk)
   return { bytes: Buffer.concat(chunks), stateHash: db.stateHash, taken }
@@ -221,7 +220,7 @@ describe('a backup', () => {
     using db = new StateDb(database)
     const config = { text: 'x'.repeat(1_000_000) }
     db.apply([entryOf(1, { type: 'app.create', app: anApp('A', { config }) })])
-    await using taken = await new Snapshots({ database, dir: join(dir.path, 'snapshots') }).take()
+    await using taken = await snapshotOf(db, database, join(dir.path, 'snapshots'))
     let chunks = 0
     for await (const _chunk of exportBackup(taken, origin, parts)) {
       chunks += 1

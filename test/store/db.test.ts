@@ -1,7 +1,7 @@
 import { Database } from 'bun:sqlite'
 import { describe, expect, test } from 'bun:test'
 import { spawnSync } from 'node:child_process'
-import { readFileSync, statSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Command } from '../../src/store/commands.ts'
 import { StateDb } from '../../src/store/db.ts'
@@ -47,6 +47,7 @@ test('the WAL is emptied while changes go on, and is short again', async () => {
       tryToAdd(db, `C${db.appliedIndex}`)
     }
   }
+  db.settle()
   // Nothing of it was lost on the way.
   using reader = new Database(path, { readonly: true })
   expect(reader.query('PRAGMA integrity_check').get()).toEqual({ integrity_check: 'ok' })
@@ -59,6 +60,7 @@ test('somebody who reads for long keeps the WAL, and holds up nobody', async () 
   const path = join(dir.path, 'state.db')
   using db = new StateDb(path)
   add(db, 'A')
+  db.settle()
   const reader = new Database(path, { readonly: true })
   reader.run('BEGIN')
   expect(reader.query('SELECT count(*) AS count FROM apps').get()).toEqual({ count: 1 })
@@ -81,6 +83,7 @@ function tryToAdd(db: StateDb, name: string, changes: Partial<App> = {}): void {
   const app = anApp(name, changes)
   try {
     db.apply([entryOf(db.appliedIndex + 1, { type: 'app.create', app })])
+    db.settle()
   } catch (error) {
     expect(error).toMatchObject({ code: 'write-overload' })
   }
@@ -255,6 +258,96 @@ test('entries that another writer holds up are applied by the next attempt', () 
   writer.close()
   add(db, 'A')
   expect(db.appliedIndex).toBe(1)
+})
+
+describe('what is applied and not settled', () => {
+  const names = (db: Pick<Database, 'query'>) =>
+    db
+      .query<{ id: string }, []>('SELECT id FROM apps')
+      .all()
+      .map(({ id }) => id)
+
+  test('is seen here and nowhere else, and by all once it is settled', () => {
+    using dir = temporaryDir()
+    const path = join(dir.path, 'state.db')
+    using db = new StateDb(path)
+    using other = new Database(path, { readonly: true })
+    add(db, 'A')
+    add(db, 'B')
+    expect(db.rows.all('SELECT id FROM apps')).toEqual([{ id: 'A' }, { id: 'B' }])
+    expect(names(other)).toEqual([])
+    db.settle()
+    expect(names(other)).toEqual(['A', 'B'])
+    const meta = other.query('SELECT applied_index, hex(state_hash) AS hash FROM meta').get()
+    expect(meta).toEqual({ applied_index: 2, hash: db.stateHash.toUpperCase() })
+  })
+
+  test('stays when a later entry cannot be applied', () => {
+    using dir = temporaryDir()
+    const path = join(dir.path, 'state.db')
+    using db = new StateDb(path)
+    add(db, 'A')
+    const { stateHash } = db
+    const raised = entryOf(3, { type: 'cluster.version', version: 4 })
+    const app = anApp('B')
+    expect(() => db.apply([entryOf(2, { type: 'app.create', app }), raised])).toThrow(/newer fnd/)
+    expect(db.rows.all('SELECT id FROM apps')).toEqual([{ id: 'A' }])
+    expect([db.appliedIndex, db.stateHash]).toEqual([1, stateHash])
+    add(db, 'B')
+    db.settle()
+    using other = new Database(path, { readonly: true })
+    expect(names(other)).toEqual(['A', 'B'])
+  })
+
+  // Only root may mount. CI is root, and the runner counts a skip as a failure.
+  test.if(process.getuid?.() === 0)('stays when there is no room to settle it', () => {
+    using dir = temporaryDir()
+    const small = join(dir.path, 'small')
+    mkdirSync(small)
+    const mount = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', small])
+    expect(mount.status).toBe(0)
+    try {
+      const path = join(small, 'state.db')
+      const db = new StateDb(path)
+      add(db, 'A')
+      db.settle()
+      const { bavail, bsize } = statfsSync(small)
+      writeFileSync(join(small, 'filler'), Buffer.alloc(bavail * bsize))
+      const config = { v: 'v'.repeat(100_000) }
+      for (const id of ['B', 'C']) {
+        const app = anApp(id, { config })
+        db.apply([entryOf(db.appliedIndex + 1, { type: 'app.create', app })])
+      }
+      const { stateHash } = db
+      for (let attempt = 0; attempt < 3; attempt++) {
+        expect(() => db.settle()).toThrow(expect.objectContaining({ code: 'disk-full' }))
+        const ids = db.rows.all('SELECT id FROM apps').map(({ id }) => id)
+        expect([ids, db.appliedIndex, db.stateHash]).toEqual([['A', 'B', 'C'], 3, stateHash])
+      }
+      rmSync(join(small, 'filler'))
+      add(db, 'D')
+      db.settle()
+      const last = db.stateHash
+      db[Symbol.dispose]()
+      using again = new StateDb(path)
+      expect([again.appliedIndex, again.stateHash]).toEqual([4, last])
+    } finally {
+      spawnSync('umount', ['-l', small])
+    }
+  })
+
+  test('is not durable, and a flush settles it', async () => {
+    using dir = temporaryDir()
+    const path = join(dir.path, 'state.db')
+    using db = new StateDb(path)
+    add(db, 'A')
+    const index = await new Promise((resolve, reject) => {
+      db.flush((error, durable) => (error === undefined ? resolve(durable) : reject(error)))
+    })
+    expect(index).toBe(1)
+    using other = new Database(path, { readonly: true })
+    expect(names(other)).toEqual(['A'])
+  })
 })
 
 const flusher = join(import.meta.dir, 'fixtures', 'flusher.ts')

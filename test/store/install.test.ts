@@ -14,13 +14,13 @@ import {
 import { join } from 'node:path'
 import { StateDb } from '../../src/store/db.ts'
 import { Queries } from '../../src/store/queries.ts'
-import { Snapshots } from '../../src/store/snapshots.ts'
 import {
   anApp,
   entriesFrom,
   entryOf,
   installed,
   openLog,
+  snapshotOf,
   temporaryDir,
   writeLog,
 } from './sample.ts'
@@ -49,13 +49,14 @@ async function prepare(dir: string) {
   for (let index = 2; index <= 50; index++) {
     other.apply([entryOf(index, { type: 'app.create', app: anApp(`new${index}`) }, 4)])
   }
-  await using taken = await new Snapshots({ database, dir: join(otherDir, 'snapshots') }).take()
+  await using taken = await snapshotOf(other, database, join(otherDir, 'snapshots'))
   mkdirSync(join(own, 'staged'))
   cpSync(taken.path, join(own, 'staged', taken.name))
   using db = new StateDb(join(own, 'state.db'))
   for (let index = 1; index <= 3; index++) {
     db.apply([entryOf(index, { type: 'app.create', app: anApp(`old${index}`) })])
   }
+  db.settle()
   const log = await openLog(own)
   await writeLog(log, { entries: entriesFrom(1, 3) })
   await log.close()
@@ -119,6 +120,7 @@ describe('installing', () => {
     })
     await installed(db, name)
     db.apply([entryOf(51, { type: 'app.create', app: anApp('later') })])
+    db.settle()
     for (const reader of readers) {
       expect(reader.query('SELECT count(*) AS count FROM apps').get()).toEqual({ count: 3 })
       reader.run('COMMIT')

@@ -6,8 +6,16 @@ import { join } from 'node:path'
 import { StateDb } from '../../src/store/db.ts'
 import { Queries } from '../../src/store/queries.ts'
 import { recoverLog, recoverStore } from '../../src/store/recover.ts'
-import { Snapshots } from '../../src/store/snapshots.ts'
-import { aJoin, anApp, entriesFrom, entryOf, openLog, temporaryDir, writeLog } from './sample.ts'
+import {
+  aJoin,
+  anApp,
+  entriesFrom,
+  entryOf,
+  openLog,
+  snapshotOf,
+  temporaryDir,
+  writeLog,
+} from './sample.ts'
 
 const confState = {
   voters: [1, 2, 3],
@@ -116,8 +124,8 @@ describe('recovering', () => {
     for (let index = 1; index <= 20; index++) {
       other.apply([entryOf(index, { type: 'app.create', app: anApp(`${index}`) }, 6)])
     }
-    const paths = { database: join(dir.path, 'other.db'), dir: join(dir.path, 'snapshots') }
-    await using taken = await new Snapshots(paths).take()
+    const database = join(dir.path, 'other.db')
+    await using taken = await snapshotOf(other, database, join(dir.path, 'snapshots'))
     mkdirSync(join(storeDir, 'staged'))
     cpSync(taken.path, join(storeDir, 'staged', taken.name))
     const hardState = { term: 6, vote: 0, commit: 20 }

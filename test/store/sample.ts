@@ -6,9 +6,11 @@ import type { LogWrite, StateMachine } from '../../src/raft/ports.ts'
 import type { Entry } from '../../src/raft/types.ts'
 import { commandVersion, encodeCommand } from '../../src/store/codec.ts'
 import type { Command, NodeJoin } from '../../src/store/commands.ts'
+import type { StateDb } from '../../src/store/db.ts'
 import { LmdbLog } from '../../src/store/log.ts'
 import type { App, Fn, Trigger } from '../../src/store/objects.ts'
 import { openStore, type Store, type StoreOptions } from '../../src/store/replica.ts'
+import { Snapshots, type TakenSnapshot } from '../../src/store/snapshots.ts'
 
 export function anApp(id: string, changes: Partial<App> = {}): App {
   return {
@@ -103,13 +105,18 @@ export async function withFive(dir: string): Promise<void> {
   await log.close()
 }
 
-/** The entry that holds the command. */
+/** Of everything that was applied to `db`. */
+export function snapshotOf(db: StateDb, database: string, dir: string): Promise<TakenSnapshot> {
+  return new Snapshots({ database, settle: () => db.settle(), dir }).take()
+}
+
 export function installed(db: StateMachine, name: string): Promise<void> {
   return new Promise((resolve, reject) => {
     db.install(name, error => (error === undefined ? resolve() : reject(error)))
   })
 }
 
+/** The entry that holds the command. */
 export function entryOf(index: number, command: Command, term = 1): Entry {
   return { index, term, kind: 'normal', bytes: encodeCommand(command, commandVersion) }
 }
@@ -130,7 +137,7 @@ export function aJoin(uuid: string, changes: Partial<NodeJoin> = {}): NodeJoin {
 /** A store of a group of one that leads, as the server has it soon after its start. */
 export async function openAlone(options: StoreOptions): Promise<Store> {
   const store = await openStore(options)
-  store.member.start()
+  await store.start()
   await store.group.read(10_000)
   return store
 }

@@ -23,7 +23,9 @@ function open(dir: string) {
       return false
     }
   }
-  return { db, add, tryToAdd, snapshots: new Snapshots({ database, dir: join(dir, 'snapshots') }) }
+  const settle = () => db.settle()
+  const snapshots = new Snapshots({ database, settle, dir: join(dir, 'snapshots') })
+  return { db, add, tryToAdd, snapshots }
 }
 
 describe('a snapshot', () => {
@@ -73,7 +75,11 @@ describe('a snapshot', () => {
     using dir = temporaryDir()
     const { db, add, snapshots } = open(dir.path)
     add('A')
-    const broken = new Snapshots({ database: join(dir.path, 'none.db'), dir: join(dir.path, 'x') })
+    const broken = new Snapshots({
+      database: join(dir.path, 'none.db'),
+      settle: () => undefined,
+      dir: join(dir.path, 'x'),
+    })
     await expect(broken.take()).rejects.toMatchObject({ code: 'snapshot-failed' })
     expect(readdirSync(join(dir.path, 'x'))).toEqual([])
     await using taken = await snapshots.take()

@@ -21,10 +21,10 @@ import {
   frameBytesMax,
   framesOf,
 } from '../../src/store/snapshot-frames.ts'
-import { Snapshots, type TakenSnapshot } from '../../src/store/snapshots.ts'
+import type { TakenSnapshot } from '../../src/store/snapshots.ts'
 import { Staging } from '../../src/store/staging.ts'
 import { seeded } from '../seed.ts'
-import { anApp, entryOf, temporaryDir } from './sample.ts'
+import { anApp, entryOf, snapshotOf, temporaryDir } from './sample.ts'
 
 const invalid = { code: 'snapshot-invalid' }
 
@@ -36,7 +36,7 @@ async function prepared(dir: string) {
   for (let index = 1; index <= 50; index++) {
     db.apply([entryOf(index, { type: 'app.create', app: anApp(`${index}`, { config }) })])
   }
-  const taken = await new Snapshots({ database, dir: join(dir, 'snapshots') }).take()
+  const taken = await snapshotOf(db, database, join(dir, 'snapshots'))
   expect(taken.bytes).toBeGreaterThan(2 * frameBytesMax)
   const stagedDir = join(dir, 'staged')
   return { taken, stagedDir, staging: newStaging(stagedDir) }
