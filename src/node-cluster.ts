@@ -389,6 +389,7 @@ function makeMembership(made: {
       get appliedIndex() {
         return member.appliedIndex
       },
+      tellCommit: () => member.tellCommit(),
       onChange: listener => member.onChange(listener),
     },
   })

@@ -49,6 +49,7 @@ const openFiles: Readonly<Record<string, string>> = {
   'src/store/settings.ts': 'pure parsing of annotations',
   'src/exec/syslog-url.ts': 'pure parsing of addresses',
   'src/raft/crc32c.ts': 'a pure function of bytes',
+  'src/raft/electorate.ts': 'pure functions of what a member says of itself',
   'src/raft/wire.ts': 'pure functions of bytes',
   'src/store/fsync.ts': 'flushes files and directories; no state',
   'src/store/objects.ts': 'the objects that all of fnd speaks of; no effects',
@@ -72,7 +73,7 @@ const coreFiles = [
   /^src\/store\/apply(-nodes)?\.ts$/,
   /^src\/lb\/(ring|score)\.ts$/,
   /^src\/cluster\/(autopilot|advice|upgrade)\.ts$/,
-  /^src\/raft\/(types|quorum|confchange|log|progress|readindex|core|role-\w+|describe)\.ts$/,
+  /^src\/raft\/(types|quorum|confchange|log|progress|readindex|core|role-\w+|describe|electorate)\.ts$/,
 ]
 /** Pure files that only serve a core: a core may use them, and they obey the same rules. */
 const coreParts = [

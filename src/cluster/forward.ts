@@ -21,6 +21,8 @@ export interface ProposalPort {
    */
   propose(command: Command): Promise<{ readonly index: number; readonly outcome: Outcome }>
   readonly appliedIndex: number
+  /** The others learn without delay what is committed. */
+  tellCommit(): void
   /** After role, leader or term changed, and after entries were applied. Returns how to stop. */
   onChange(listener: () => void): () => void
 }
@@ -66,6 +68,8 @@ export class Forwarder {
           throw new FndError('invalid-field', { field: 'command' })
         }
         const { index, outcome } = await member.propose(restamped(command, nowMs()))
+        // Whoever asked answers its client when it has applied that itself.
+        member.tellCommit()
         return { head: { index }, body: encoder.encode(JSON.stringify(outcome)) }
       },
     }

@@ -17,10 +17,11 @@ import { assert, FndError } from '../errors.ts'
 import { Applier } from './applier.ts'
 import { LogCache } from './cache.ts'
 import type { RaftCore } from './core.ts'
+import { isOnlyVoter, successorOf } from './electorate.ts'
 import { type MemberLimits, type MemberOptions, memberLimits, newCore } from './member-options.ts'
+import { Outbox } from './outbox.ts'
 import { type ProposalDone, Proposals, type Refusal } from './proposals.ts'
 import { type ReadDone, Reads } from './reads.ts'
-import { successorOf } from './successor.ts'
 import { LogTail } from './tail.ts'
 import type { ConfChange, CoreStatus, Entry, HardState, Message, NodeId, Ready } from './types.ts'
 
@@ -37,6 +38,7 @@ export class Member {
   readonly #core: RaftCore
   readonly #cache: LogCache
   readonly #applier: Applier
+  readonly #outbox: Outbox
   readonly #tail: LogTail
   readonly #proposals: Proposals
   readonly #reads = new Reads()
@@ -53,9 +55,8 @@ export class Member {
   #soft: Pick<CoreStatus, 'role' | 'lead' | 'term'> = { role: 'follower', lead: 0, term: 0 }
   #cancelTick: (() => void) | undefined
   #tickedMs = 0
-  /** When this member last ceased to be leader, last sent heartbeats, last heard of a leader. */
+  /** When this member last ceased to be leader, last heard of a leader. */
   #deposedMs = 0
-  #beatMs = 0
   #heardMs = 0
   #onQuiet: (() => void) | undefined
   readonly #listeners = new Set<() => void>()
@@ -69,6 +70,7 @@ export class Member {
     this.#hard = log.hardState
     this.#isInstallOpen = log.installing !== ''
     this.#proposals = new Proposals(observer)
+    this.#outbox = new Outbox(options, limits.holdMs)
     this.#cache = new LogCache(log, limits.cacheBytesMax, () => {
       const { appliedIndex: index, appliedTerm: term, confState } = machine
       return index === 0 ? undefined : { index, term, confState, data: '' }
@@ -141,6 +143,11 @@ export class Member {
     this.#reads.waitFor(index, this.#options.machine.appliedIndex, done)
   }
 
+  /** Somebody at another member waits to read what is committed: it is told without delay. */
+  tellCommit(): void {
+    if (this.#isRunning()) this.#outbox.release()
+  }
+
   /** Asks to hand leadership over. What comes of it shows in `status`. */
   transfer(to: NodeId): void {
     if (!this.#isRunning()) return
@@ -192,9 +199,7 @@ export class Member {
     this.#proposals.refuseWaiting('shutting-down')
     this.#onQuiet = () => {
       this.#state = 'closed'
-      this.#cancelTick?.()
-      this.#tail.close()
-      this.#applier.close()
+      this.#endParts()
       this.#proposals.endLogged('outcome-unknown')
       this.#reads.endAll()
       done()
@@ -397,20 +402,10 @@ export class Member {
 
   #route(messages: readonly Message[]): void {
     if (messages.length === 0) return
-    const { network, observer, scheduler } = this.#options
-    const plain = messages.filter(message => message.type !== 'MsgSnap')
-    if (plain.some(message => message.type === 'MsgHeartbeat')) {
-      const nowMs = scheduler.monotonicMs()
-      if (this.#beatMs > 0) observer.heartbeatGap(nowMs - this.#beatMs)
-      this.#beatMs = nowMs
-    }
-    if (plain.length > 0) network.send(plain)
-    if (plain.length === messages.length) return
-    for (const message of messages) {
-      if (message.type !== 'MsgSnap') continue
+    for (const message of this.#outbox.send(messages)) {
       const peer = message.to
       this.#tail.hold(peer, message.snapshot?.index ?? 0)
-      network.sendSnapshot(message, isOk => {
+      this.#options.network.sendSnapshot(message, isOk => {
         if (!this.#isRunning()) return
         if (!isOk) this.#tail.release(peer)
         this.#core.reportSnapshot(peer, isOk)
@@ -429,7 +424,7 @@ export class Member {
     if (lead !== before.lead) this.#heardMs = scheduler.monotonicMs()
     if (before.role === 'leader' && role !== 'leader') {
       this.#deposedMs = scheduler.monotonicMs()
-      this.#beatMs = 0
+      this.#outbox.endBeats()
     }
     // Whoever is alone has nobody to wait for.
     if (role === 'pre-candidate' && !this.#isOnlyVoter()) observer.electionTimeout(term)
@@ -441,16 +436,13 @@ export class Member {
 
   /** The only voter of its group: its heartbeats would go to nobody. */
   #isAlone(): boolean {
-    const { voters, votersOutgoing, learners } = this.#options.machine.confState
-    return this.#core.role === 'leader' && voters.length + learners.length === 1
-      ? votersOutgoing.length === 0
-      : false
+    const { learners } = this.#options.machine.confState
+    return this.#core.role === 'leader' && learners.length === 0 && this.#isOnlyVoter()
   }
 
   #isOnlyVoter(): boolean {
-    const { voters, votersOutgoing } = this.#options.machine.confState
-    const { nodeId } = this.#options.log.identity
-    return voters.length === 1 && voters[0] === nodeId && votersOutgoing.length === 0
+    const { log, machine } = this.#options
+    return isOnlyVoter(machine.confState, log.identity.nodeId)
   }
 
   #armTick(): void {
@@ -487,6 +479,13 @@ export class Member {
     if (!this.#isAlone()) this.#nextTick(Math.max(1, this.#tickedMs + tickMs - nowMs))
   }
 
+  #endParts(): void {
+    this.#cancelTick?.()
+    this.#tail.close()
+    this.#applier.close()
+    this.#outbox.close()
+  }
+
   // Faults.
 
   #starve(): void {
@@ -503,9 +502,7 @@ export class Member {
   #fail(error: Error): void {
     if (this.#state === 'failed' || this.#state === 'closed') return
     this.#state = 'failed'
-    this.#cancelTick?.()
-    this.#tail.close()
-    this.#applier.close()
+    this.#endParts()
     this.#proposals.fail(new FndError('store-failed', { cause: error }))
     this.#reads.endAll()
     this.#options.onFatal(error)

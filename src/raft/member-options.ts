@@ -30,6 +30,8 @@ export interface MemberLimits {
   readonly batchBytesMax: number
   /** What is applied at a stretch, so that other work and heartbeats get their turn. */
   readonly applyBytesMax: number
+  /** How long word of a commit waits for an append that tells it as well. */
+  readonly holdMs: number
   /** What was applied is settled after that long, or sooner when it is that much. */
   readonly settleMs: number
   readonly settleMax: number
@@ -68,6 +70,7 @@ export const memberLimits: MemberLimits = {
   batchMax: 1000,
   batchBytesMax: mib,
   applyBytesMax: 64 * 1024,
+  holdMs: 2,
   settleMs: 20,
   settleMax: 256,
   settleBytes: mib,

@@ -7,6 +7,7 @@
 import { randomInt, randomUUID } from 'node:crypto'
 import { join, resolve } from 'node:path'
 import { Member } from '../raft/driver.ts'
+import { isOnlyVoter } from '../raft/electorate.ts'
 import { Group } from '../raft/group.ts'
 import type { MemberLimits } from '../raft/member-options.ts'
 import { type DriverObserver, noObserver } from '../raft/observer.ts'
@@ -140,7 +141,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     group,
     snapshots,
     staging,
-    start: () => started(member, isAlone(db, log.identity.nodeId) ? log.lastIndex : member.commit),
+    start: () => started(member, log, db),
     propose: command => state.proposeHere(command),
     onNodes: listener => void nodeListeners.add(listener),
     status: () => {
@@ -164,12 +165,10 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   }
 }
 
-/** What the log of the only voter holds is committed, or is about to be. */
-function isAlone({ confState: { voters, votersOutgoing } }: StateDb, nodeId: number): boolean {
-  return voters.length === 1 && voters[0] === nodeId && votersOutgoing.length === 0
-}
-
-function started(member: Member, index: number): Promise<void> {
+function started(member: Member, log: LmdbLog, { confState }: StateDb): Promise<void> {
+  // What the log of the only voter holds is committed, or is about to be.
+  const isAlone = isOnlyVoter(confState, log.identity.nodeId)
+  const index = isAlone ? log.lastIndex : member.commit
   member.start()
   return new Promise(resolve => {
     const timer = setTimeout(resolve, startMsMax)

@@ -39,6 +39,7 @@ const quiet = {
   lead: 2,
   appliedIndex: 7,
   propose: () => Promise.reject(new FndError('no-leader')),
+  tellCommit: () => undefined,
   onChange: () => () => undefined,
 }
 

@@ -162,6 +162,7 @@ export class World implements AsyncDisposable {
         const outcome: Outcome = { ok: true, object: null }
         return { index: this.index, outcome }
       },
+      tellCommit: () => undefined,
       onChange: listener => {
         this.#listeners.add(listener)
         return () => this.#listeners.delete(listener)

@@ -64,6 +64,9 @@ export class Checker {
 
   role(id: NodeId, role: Role, term: number): void {
     if (role !== 'leader') {
+      // It may have counted a majority in the same event in which it gave up.
+      const node = this.#nodes.get(id)
+      if (node !== undefined) this.counted(node)
       this.#leaderTerms.delete(id)
       return
     }
@@ -281,8 +284,9 @@ export class Checker {
 
   // What is committed.
 
-  /** A leader counted a majority. */
-  commits(node: CheckedNode): void {
+  /** A leader may have counted a majority. */
+  counted(node: CheckedNode): void {
+    if (!this.#leaderTerms.has(node.id) || node.commit <= this.committedIndex) return
     this.#learn(node, node.commit)
   }
 

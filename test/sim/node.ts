@@ -179,6 +179,7 @@ export class SimNode implements CheckedNode {
   #end(isPowerLoss: boolean): void {
     const { world, checker } = this.#context
     world.note('end', this.id, Number(isPowerLoss))
+    if (this.member?.role === 'leader') checker.counted(this)
     this.#process?.end()
     this.member = undefined
     if ((this.#machine?.unsettledCount ?? 0) > 0) world.count('branch: applied entries lost')
@@ -203,9 +204,7 @@ export class SimNode implements CheckedNode {
       const { member } = this
       const { checker } = this.#context
       // At once, while it is known by which configuration it counted.
-      if (member?.role === 'leader' && member.commit > checker.committedIndex) {
-        checker.commits(this)
-      }
+      if (member?.role === 'leader') checker.counted(this)
       if (member?.role === 'leader' && this.#events % 4 === 0) {
         checker.progress(this, member.status())
       }

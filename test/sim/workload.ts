@@ -216,6 +216,7 @@ export class Workload {
       const bytes = this.#cluster.encode(request)
       member.propose(bytes, (error, applied) => {
         if (process.isOver) return
+        if (!mayForward) member.tellCommit()
         if (applied === undefined) return answer(refusalFrom(error))
         checker.acknowledged(node.id, applied.index, bytes)
         this.#follow(applied.index)
