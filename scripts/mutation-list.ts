@@ -326,4 +326,20 @@ export const mutations: readonly Mutation[] = [
     '  if (!isActive) state.becomeFollower(state.term, 0)\n',
     '',
   ),
+  one(
+    '36',
+    'what is applied during a write need not be on the disk',
+    ['simulation'],
+    `${raft}/log.ts`,
+    'Math.min(stableIndex, this.#handed, this.#commit)',
+    'this.#commit',
+  ),
+  one(
+    '37',
+    'what was applied is forgotten when it cannot be settled',
+    ['crash'],
+    'src/store/db.ts',
+    '    if (this.#unsettled.length === 0) return\n',
+    '    if (this.#unsettled.length >= 0) return\n',
+  ),
 ]

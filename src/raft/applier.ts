@@ -54,6 +54,11 @@ export class Applier {
     return this.#isStalled
   }
 
+  /** What was handed over before is not applied yet. */
+  get isHeldUp(): boolean {
+    return this.#queue.length > 0
+  }
+
   /** The core's configuration changes here; the state machine keeps what it came to. */
   add(entries: readonly Entry[]): void {
     if (entries.length === 0) return

@@ -64,6 +64,8 @@ const leave: Draft = {
 interface Outstanding {
   readonly ready: Ready
   readonly toOneself: readonly Message[]
+  /** Handed out behind what is committed in `ready`. */
+  readonly committed: Entry[]
 }
 
 export class RaftCore {
@@ -329,7 +331,8 @@ export class RaftCore {
       reads: state.reads.takeDone(),
       mustSync: entries.length > 0 || hard.term !== before.term || hard.vote !== before.vote,
     }
-    this.#outstanding = { ready, toOneself: state.answers.filter(({ to }) => to === id) }
+    const toOneself = state.answers.filter(({ to }) => to === id)
+    this.#outstanding = { ready, toOneself, committed: [...ready.committed] }
     this.#hard = hard
     if (ready.soft !== undefined) this.#soft = ready.soft
     state.messages = []
@@ -338,18 +341,33 @@ export class RaftCore {
     return ready
   }
 
+  /**
+   * What follows `committed` of the outstanding Ready by now, up to `stableIndex`, the last entry
+   * that was on the disk before. It is applied in the same way, before `advance`: an acknowledged
+   * entry need not wait for a write that began behind it.
+   */
+  takeCommitted(stableIndex: number): readonly Entry[] {
+    assert(this.#outstanding !== undefined, 'a Ready is outstanding')
+    const { committed } = this.#outstanding
+    const { log, config } = this.#state
+    const from = (committed[committed.length - 1]?.index ?? log.applied) + 1
+    const entries = log.committedBetween(from, stableIndex, config.committedBytesMax)
+    for (const entry of entries) committed.push(entry)
+    return entries
+  }
+
   /** The duties of the outstanding Ready are done. */
   advance(): void {
     assert(this.#outstanding !== undefined, 'a Ready is outstanding')
-    const { ready, toOneself } = this.#outstanding
+    const outstanding = this.#outstanding
     this.#outstanding = undefined
-    this.#settle(ready, toOneself)
+    this.#settle(outstanding)
     const deferred = this.#deferred
     this.#deferred = undefined
     if (deferred !== undefined) this.#step(deferred)
   }
 
-  #settle(ready: Ready, toOneself: readonly Message[]): void {
+  #settle({ ready, toOneself, committed }: Outstanding): void {
     const state = this.#state
     const { log } = state
     for (const own of toOneself) this.#step(own)
@@ -357,9 +375,9 @@ export class RaftCore {
       log.installed(ready.snapshot)
       maybeLeaveJoint(state, leave)
     }
-    const applied = ready.committed[ready.committed.length - 1]
+    const applied = committed[committed.length - 1]
     if (applied === undefined) return
-    for (const { term, bytes } of ready.committed) {
+    for (const { term, bytes } of committed) {
       // Those of earlier terms were not counted.
       if (term === state.term) state.uncommittedBytes -= bytes.length
     }
@@ -370,7 +388,7 @@ export class RaftCore {
 
   /**
    * A committed change is being applied: it is in force at once. Called between `ready` and
-   * `advance`, for each `conf*` entry of `committed`, in order.
+   * `advance`, for each `conf*` entry that was handed out as committed, in order.
    */
   applyConf(change: ConfChange): ConfState {
     const state = this.#state

@@ -23,14 +23,13 @@ import { Outbox } from './outbox.ts'
 import { type ProposalDone, Proposals, type Refusal } from './proposals.ts'
 import { type ReadDone, Reads } from './reads.ts'
 import { LogTail } from './tail.ts'
+import { Ticker } from './ticker.ts'
 import type { ConfChange, CoreStatus, Entry, HardState, Message, NodeId, Ready } from './types.ts'
 
 /** Readys without a write that are handled in one turn. */
 const readysPerTurn = 16
 /** A turn that took longer than that, in ms, is gone on with behind whatever else waits. */
 const turnMsMax = 5
-/** After a pause longer than that many ticks, the rest of it does not count. */
-const ticksAtOnce = 3
 
 export class Member {
   readonly #options: MemberOptions
@@ -39,6 +38,7 @@ export class Member {
   readonly #cache: LogCache
   readonly #applier: Applier
   readonly #outbox: Outbox
+  readonly #ticker: Ticker
   readonly #tail: LogTail
   readonly #proposals: Proposals
   readonly #reads = new Reads()
@@ -46,6 +46,11 @@ export class Member {
   #state: 'new' | 'open' | 'closing' | 'failed' | 'closed' = 'new'
   /** A `Ready` is out: its write is under way, or what it commits could not be applied yet. */
   #isBusy = false
+  /**
+   * While a write is under way, the last entry that was on the disk before it: up to there can be
+   * applied meanwhile. Otherwise 0.
+   */
+  #stableIndex = 0
   /** There is no room: set until a write or an apply succeeds again. */
   #isStarved = false
   #isTurnDue = false
@@ -53,8 +58,6 @@ export class Member {
   #isInstallOpen: boolean
   #hard: HardState
   #soft: Pick<CoreStatus, 'role' | 'lead' | 'term'> = { role: 'follower', lead: 0, term: 0 }
-  #cancelTick: (() => void) | undefined
-  #tickedMs = 0
   /** When this member last ceased to be leader, last heard of a leader. */
   #deposedMs = 0
   #heardMs = 0
@@ -71,6 +74,11 @@ export class Member {
     this.#isInstallOpen = log.installing !== ''
     this.#proposals = new Proposals(observer)
     this.#outbox = new Outbox(options, limits.holdMs)
+    this.#ticker = new Ticker({
+      ...{ scheduler, observer, tickMs: limits.tickMs },
+      isNeeded: () => !this.#isAlone(),
+      onTicks: count => this.#tick(count),
+    })
     this.#cache = new LogCache(log, limits.cacheBytesMax, () => {
       const { appliedIndex: index, appliedTerm: term, confState } = machine
       return index === 0 ? undefined : { index, term, confState, data: '' }
@@ -102,11 +110,10 @@ export class Member {
   start(): void {
     assert(this.#state === 'new', 'a member is started once')
     this.#state = 'open'
-    this.#tickedMs = this.#options.scheduler.monotonicMs()
-    this.#heardMs = this.#tickedMs
+    this.#heardMs = this.#options.scheduler.monotonicMs()
     this.#tellSoft()
     if (this.#isOnlyVoter()) this.#core.campaign()
-    this.#armTick()
+    this.#ticker.arm()
     this.#turnSoon()
   }
 
@@ -259,6 +266,7 @@ export class Member {
       if (!this.#isBusy) this.#logProposals()
       if (this.#reads.hasFresh) this.#reads.asked(this.#core.readIndex())
       this.#route(this.#core.takeMessages())
+      if (this.#stableIndex > 0) this.#applyMeanwhile(this.#stableIndex)
       const ready = this.#isBusy ? undefined : this.#core.ready()
       if (ready === undefined) break
       this.#handle(ready)
@@ -312,14 +320,22 @@ export class Member {
       this.#apply(ready, ready.committed)
       return
     }
-    // Entries that were on the disk before this write can be applied while it runs.
-    const stableIndex = Math.min(
-      this.#options.log.lastIndex,
-      (ready.entries[0]?.index ?? Number.POSITIVE_INFINITY) - 1,
-    )
+    const firstIndex = ready.entries[0]?.index ?? Number.POSITIVE_INFINITY
+    const stableIndex = Math.min(this.#options.log.lastIndex, firstIndex - 1)
     const early = ready.committed.filter(entry => entry.index <= stableIndex)
     this.#write(ready, ready.committed.slice(early.length))
     this.#applier.add(early)
+    // A snapshot takes the place of what could be applied.
+    if (ready.snapshot === undefined) this.#stableIndex = stableIndex
+  }
+
+  /** What was committed since the write began, and need not wait for it. */
+  #applyMeanwhile(stableIndex: number): void {
+    if (this.#applier.isHeldUp) return
+    const entries = this.#core.takeCommitted(stableIndex)
+    if (entries.length === 0) return
+    this.#applier.add(entries)
+    this.#applied()
   }
 
   #write(ready: Ready, late: readonly Entry[]): void {
@@ -372,6 +388,7 @@ export class Member {
 
   /** What the answers rest on is on the disk. */
   #logged(ready: Ready, late: readonly Entry[]): void {
+    this.#stableIndex = 0
     this.#cache.appended(ready.entries)
     this.#tail.appended(ready.entries)
     this.#route(ready.answers)
@@ -386,18 +403,20 @@ export class Member {
       if (!this.#isRunning()) return
       this.#core.advance()
       this.#isBusy = false
-      if (ready.committed.length > 0 || ready.snapshot !== undefined) {
-        this.#reads.applied(this.#options.machine.appliedIndex)
-        for (const peer of this.#tail.heldPeers) {
-          const progress = this.#core.status().progress.get(peer)
-          if (progress?.state !== 'snapshot') this.#tail.release(peer)
-        }
-        this.#tail.maybeFlush()
-        for (const listener of this.#listeners) listener()
-        this.#armTick()
-      }
+      if (ready.committed.length > 0 || ready.snapshot !== undefined) this.#applied()
       this.#turnSoon()
     })
+  }
+
+  #applied(): void {
+    this.#reads.applied(this.#options.machine.appliedIndex)
+    for (const peer of this.#tail.heldPeers) {
+      const progress = this.#core.status().progress.get(peer)
+      if (progress?.state !== 'snapshot') this.#tail.release(peer)
+    }
+    this.#tail.maybeFlush()
+    for (const listener of this.#listeners) listener()
+    this.#ticker.arm()
   }
 
   #route(messages: readonly Message[]): void {
@@ -445,42 +464,22 @@ export class Member {
     return isOnlyVoter(machine.confState, log.identity.nodeId)
   }
 
-  #armTick(): void {
-    if (this.#cancelTick !== undefined || this.#state === 'closed' || this.#isAlone()) return
-    this.#tickedMs = this.#options.scheduler.monotonicMs()
-    this.#nextTick(this.#limits.tickMs)
-  }
-
-  #nextTick(delayMs: number): void {
-    this.#cancelTick = this.#options.scheduler.after(delayMs, () => {
-      this.#cancelTick = undefined
-      this.#tick()
-    })
-  }
-
-  #tick(): void {
+  #tick(count: number): void {
     if (!this.#isRunning()) return
-    const { tickMs, unknownAfterMs } = this.#limits
-    const nowMs = this.#options.scheduler.monotonicMs()
-    const passedMs = nowMs - this.#tickedMs
-    this.#options.observer.stall(Math.max(0, passedMs - tickMs))
-    const ticks = Math.min(ticksAtOnce, Math.max(1, Math.floor(passedMs / tickMs)))
-    // The rest of a tick is not lost, that of a pause is.
-    this.#tickedMs = passedMs < ticksAtOnce * tickMs ? this.#tickedMs + ticks * tickMs : nowMs
-    for (let count = 0; count < ticks; count++) {
+    for (let each = 0; each < count; each++) {
       if (!this.#isStarved || this.#core.role === 'leader') this.#core.tick()
     }
     this.#route(this.#core.takeMessages())
     const isDeposed = this.#core.role !== 'leader' && this.#proposals.loggedCount > 0
-    if (isDeposed && nowMs - this.#deposedMs > unknownAfterMs) {
+    const deposedForMs = this.#options.scheduler.monotonicMs() - this.#deposedMs
+    if (isDeposed && deposedForMs > this.#limits.unknownAfterMs) {
       this.#proposals.endLogged('outcome-unknown')
     }
     this.#turnSoon()
-    if (!this.#isAlone()) this.#nextTick(Math.max(1, this.#tickedMs + tickMs - nowMs))
   }
 
   #endParts(): void {
-    this.#cancelTick?.()
+    this.#ticker.stop()
     this.#tail.close()
     this.#applier.close()
     this.#outbox.close()

@@ -255,6 +255,13 @@ export class RaftLog {
     return this.#slice(this.#applied + 1, this.#commit + 1, bytesMax)
   }
 
+  /** The same from `fromIndex` to `stableIndex`, but nothing that was replaced since `handOut`. */
+  committedBetween(fromIndex: number, stableIndex: number, bytesMax: number): readonly Entry[] {
+    if (!this.hasCommitted) return []
+    const lastIndex = Math.min(stableIndex, this.#handed, this.#commit)
+    return this.#slice(fromIndex, lastIndex + 1, bytesMax)
+  }
+
   /** The stable log begins behind this snapshot, and the state machine is at its index. */
   installed({ index }: Snapshot): void {
     assert(this.#snapshot?.index === index, 'no other snapshot came meanwhile')

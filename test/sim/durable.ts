@@ -70,6 +70,9 @@ export class DurableMachine implements StateMachine {
       throw new FndError(this.#prng.pick(['disk-full', 'write-overload']))
     }
     if (this.#isInstalling) this.#world.fail('applies while a snapshot is being installed')
+    if (this.#disk.pending !== undefined) {
+      this.#world.count('branch: applied while the log was being written')
+    }
     let due = this.inner.appliedIndex + 1
     for (const entry of entries) {
       if (entry.index !== due) this.#world.fail(`applies ${entry.index} where ${due} is due`)

@@ -21,6 +21,7 @@ const mustHappen: Readonly<Record<string, number>> = {
   'autopilot: transfer': 3,
   'branch: append rejected': 100,
   'branch: applied entries lost': 50,
+  'branch: applied while the log was being written': 100,
   'branch: applied while the state was being flushed': 20,
   'branch: conflicting entries replaced': 10,
   'branch: election tells a commit': 3,
