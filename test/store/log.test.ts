@@ -208,6 +208,9 @@ describe('no room', () => {
         await expect(writeLog(log, { entries: entriesFrom(6, 50, 10_000) })).rejects.toMatchObject({
           code: 'disk-full',
         })
+        await expect(writeLog(log, { entries: entriesFrom(6, 1, 500_000) })).rejects.toMatchObject({
+          code: 'disk-full',
+        })
         expect(log.lastIndex).toBe(5)
         expect(log.read(1, 1e6)).toEqual(entriesFrom(1, 5))
         rmSync(join(dir.path, 'ballast'))
