@@ -2,7 +2,7 @@
 import { closeSync, openSync, readSync, statSync, truncateSync } from 'node:fs'
 import { open, type RootDatabase } from 'lmdb'
 import { AssertionError, StartError } from '../errors.ts'
-import { cure } from './log-records.ts'
+import { cure, type LogKey } from './log-records.ts'
 
 /**
  * Address space reserved for the map, not memory and not disk. The log itself is bounded far below;
@@ -10,10 +10,10 @@ import { cure } from './log-records.ts'
  */
 const mapBytes = 4 * 1024 ** 3
 
-export function openEnvironment(path: string): RootDatabase<Uint8Array, string> {
+export function openEnvironment(path: string): RootDatabase<Uint8Array, LogKey> {
   mustLookLikeLmdb(path)
   try {
-    return open<Uint8Array, string>({
+    return open<Uint8Array, LogKey>({
       path,
       encoding: 'binary',
       mapSize: mapBytes,

@@ -25,7 +25,9 @@ export class Recent {
     const first = added[0]?.index ?? Infinity
     let cut = entries.length
     while (cut > 0 && (entries[cut - 1]?.index ?? 0) >= first) cut -= 1
-    for (const { bytes } of entries.splice(cut)) this.#bytes -= bytes.length + entryBytes
+    if (cut < entries.length) {
+      for (const { bytes } of entries.splice(cut)) this.#bytes -= bytes.length + entryBytes
+    }
     for (const entry of added) {
       entries.push(entry)
       this.#bytes += entry.bytes.length + entryBytes

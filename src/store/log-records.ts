@@ -3,9 +3,10 @@
  * but its first eight bytes.
  *
  * Record 1, of one value: u8 version, 3 bytes zero, u32 CRC-32C, f64 index, f64 term, bytes.
- * Segment, the entries of one write: u8 version, 3 bytes zero, u32 CRC-32C, f64 index of the first,
- * u32 count, u32 zero; for each entry f64 term, u32 end of its bytes, u8 kind, 3 bytes zero; then
- * the bytes of all.
+ * Hard state by itself: a record 1 of the commit as index, the term, and the vote as a f64.
+ * Segment, the entries of one write and the hard state as of it: u8 version, 3 bytes zero, u32
+ * CRC-32C, f64 index of the first, u32 count, u32 zero, f64 term, f64 vote, f64 commit; for each
+ * entry f64 term, u32 end of its bytes, u8 kind, 3 bytes zero; then the bytes of all.
  */
 import { StartError } from '../errors.ts'
 import { crc32c } from '../raft/crc32c.ts'
@@ -14,6 +15,7 @@ import type { Entry, EntryKind, HardState } from '../raft/types.ts'
 const recordVersion = 1
 const segmentVersion = 2
 const headerBytes = 24
+const segmentHeaderBytes = 48
 const entryHeaderBytes = 16
 /** Where the checksum begins to count. */
 const sumFrom = 8
@@ -31,6 +33,12 @@ export const cure =
   'What this node held is not safe to use: other members may count on what it promised. Remove ' +
   'its data directory and let it join the cluster as a new node (fnd serve --join); a node that ' +
   'was alone is restored from a backup.'
+
+/**
+ * Of a record in the root of the environment: a segment's first and last index, or a name. Whatever
+ * else there may be in the root is databases of other parts, which have names of their own.
+ */
+export type LogKey = string | [first: number, last: number]
 
 /** What the log begins behind. */
 export interface Base {
@@ -54,7 +62,7 @@ export function encodeRecord({ index, term, bytes }: ValueRecord): Uint8Array {
 
 /** `name` is for the message of the `StartError` that it throws at damage. */
 export function decodeRecord(record: Uint8Array, name: string): ValueRecord {
-  const view = checked(record, recordVersion, name)
+  const view = checked(record, recordVersion, headerBytes, name)
   return {
     index: view.getFloat64(8, true),
     term: view.getFloat64(16, true),
@@ -63,31 +71,41 @@ export function decodeRecord(record: Uint8Array, name: string): ValueRecord {
 }
 
 /** At least one entry, consecutive. */
-export function encodeSegment(entries: readonly Entry[]): Uint8Array {
-  const bytesFrom = headerBytes + entries.length * entryHeaderBytes
-  const bytes = entries.reduce((sum, entry) => sum + entry.bytes.length, 0)
-  const record = new Uint8Array(new ArrayBuffer(bytesFrom + bytes))
+export function encodeSegment(entries: readonly Entry[], hardState: HardState): Uint8Array {
+  const bytesFrom = segmentHeaderBytes + entries.length * entryHeaderBytes
+  let end = bytesFrom
+  for (const { bytes } of entries) end += bytes.length
+  const record = new Uint8Array(new ArrayBuffer(end))
   const view = new DataView(record.buffer)
   view.setUint8(0, segmentVersion)
   view.setFloat64(8, entries[0]?.index ?? 0, true)
   view.setUint32(16, entries.length, true)
-  let at = headerBytes
-  let end = bytesFrom
-  for (const entry of entries) {
-    record.set(entry.bytes, end)
-    end += entry.bytes.length
-    view.setFloat64(at, entry.term, true)
+  view.setFloat64(24, hardState.term, true)
+  view.setFloat64(32, hardState.vote, true)
+  view.setFloat64(40, hardState.commit, true)
+  let at = segmentHeaderBytes
+  end = bytesFrom
+  for (const { term, kind, bytes } of entries) {
+    record.set(bytes, end)
+    end += bytes.length
+    view.setFloat64(at, term, true)
     view.setUint32(at + 8, end, true)
-    view.setUint8(at + 12, kinds.indexOf(entry.kind))
+    view.setUint8(at + 12, kinds.indexOf(kind))
     at += entryHeaderBytes
   }
   return sealed(record, view)
 }
 
+export interface Segment {
+  readonly entries: Entry[]
+  /** As of the write that left the segment as it is. */
+  readonly hardState: HardState
+}
+
 /** The entries' bytes are views of `record`. Throws `StartError` where it is not as expected. */
-export function decodeSegment(record: Uint8Array, first: number, last: number): Entry[] {
+export function decodeSegment(record: Uint8Array, first: number, last: number): Segment {
   const name = first === last ? `entry ${first}` : `entries ${first} to ${last}`
-  const view = checked(record, segmentVersion, name)
+  const view = checked(record, segmentVersion, segmentHeaderBytes, name)
   const count = view.getUint32(16, true)
   if (view.getFloat64(8, true) !== first || count !== last - first + 1) {
     throw new StartError(
@@ -96,9 +114,9 @@ export function decodeSegment(record: Uint8Array, first: number, last: number): 
     )
   }
   const entries: Entry[] = []
-  let start = headerBytes + count * entryHeaderBytes
+  let start = segmentHeaderBytes + count * entryHeaderBytes
   for (let nth = 0; nth < count; nth++) {
-    const at = headerBytes + nth * entryHeaderBytes
+    const at = segmentHeaderBytes + nth * entryHeaderBytes
     const end = view.getUint32(at + 8, true)
     const kind = kinds[view.getUint8(at + 12)]
     if (kind === undefined) throw unknownVersion(name, `kind ${view.getUint8(at + 12)}`)
@@ -106,7 +124,8 @@ export function decodeSegment(record: Uint8Array, first: number, last: number): 
     entries.push({ index: first + nth, term, kind, bytes: record.subarray(start, end) })
     start = end
   }
-  return entries
+  const [term, vote] = [view.getFloat64(24, true), view.getFloat64(32, true)]
+  return { entries, hardState: { term, vote, commit: view.getFloat64(40, true) } }
 }
 
 /** Of a segment. */
@@ -138,7 +157,14 @@ export function textRecord(text: string): Uint8Array {
 }
 
 export function hardRecord({ term, vote, commit }: HardState): Uint8Array {
-  return textRecord(JSON.stringify({ term, vote, commit }))
+  const bytes = new Uint8Array(8)
+  new DataView(bytes.buffer).setFloat64(0, vote, true)
+  return encodeRecord({ index: commit, term, bytes })
+}
+
+export function hardStateOf({ index, term, bytes }: ValueRecord): HardState {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  return { term, vote: view.getFloat64(0, true), commit: index }
 }
 
 export function baseRecord({ index, term }: Base): Uint8Array {
@@ -154,7 +180,7 @@ function sealed(record: Uint8Array, view: DataView): Uint8Array {
   return record
 }
 
-function checked(record: Uint8Array, version: number, name: string): DataView {
+function checked(record: Uint8Array, version: number, headerBytes: number, name: string): DataView {
   const view = new DataView(record.buffer, record.byteOffset, record.byteLength)
   if (record.length < headerBytes || view.getUint32(4, true) !== crc32c(record.subarray(sumFrom))) {
     throw new StartError(

@@ -6,30 +6,50 @@ import type { Database, RootDatabase } from 'lmdb'
 import { StartError } from '../errors.ts'
 import type { Identity } from '../raft/ports.ts'
 import type { Entry, HardState } from '../raft/types.ts'
-import { cure, decodeRecord } from './log-records.ts'
+import { type Base, cure, decodeRecord, type LogKey } from './log-records.ts'
 
 export interface OldLog {
   readonly identity: Identity
   readonly hardState: HardState
-  readonly base: { readonly index: number; readonly term: number }
+  readonly base: Base
   readonly entries: readonly Entry[]
-  /** Where the entries are, to be emptied. */
-  readonly database: Database<Uint8Array, number>
 }
 
 interface OldHardState {
   readonly term: number
   readonly commitIndex: number
-  readonly clusterId?: string
+  readonly clusterId: string
   readonly nodeId: string
 }
 
-/** Undefined when the log was converted before. Throws `StartError` at damage. */
-export function readOldLog(
-  root: RootDatabase<Uint8Array, string>,
+/**
+ * Brings an old log into the form that `put` writes, and removes what it was in: one transaction,
+ * so that a crash leaves either. Does nothing to a log of any other kind. Throws `StartError` at
+ * damage.
+ */
+export function upgradeOldLog(
+  root: RootDatabase<Uint8Array, LogKey>,
+  put: (old: OldLog) => void,
+): void {
+  // Names of databases are no keys that `get` finds.
+  const [name] = root.getKeys({ start: 'entries', limit: 1 })
+  if (name !== 'entries') return
+  const entries = root.openDB<Uint8Array, number>('entries', { encoding: 'binary' })
+  const meta = root.openDB<Uint8Array, string>('meta', { encoding: 'binary' })
+  const old = readOldLog(entries, meta)
+  if (old === undefined) return
+  root.transactionSync(() => {
+    put(old)
+    entries.dropSync()
+    meta.dropSync()
+  })
+}
+
+/** Undefined when the process that made it ended before anything was in it. */
+function readOldLog(
+  database: Database<Uint8Array, number>,
   meta: Database<Uint8Array, string>,
 ): OldLog | undefined {
-  const database = root.openDB<Uint8Array, number>('entries', { encoding: 'binary' })
   const entries: Entry[] = []
   for (const { key, value } of database.getRange()) {
     const { index, term, bytes } = decodeRecord(value, `entry ${key}`)
@@ -47,7 +67,6 @@ export function readOldLog(
   }
   const hard = JSON.parse(new TextDecoder().decode(decodeRecord(record, 'hard').bytes))
   const { term, commitIndex, clusterId, nodeId } = hard as OldHardState
-  if (clusterId === undefined) return undefined
   const index = (entries[0]?.index ?? 1) - 1
   return {
     // A node that was alone is the first of the cluster that it may become.
@@ -55,6 +74,5 @@ export function readOldLog(
     hardState: { term, vote: 1, commit: commitIndex },
     base: { index, term: index === 0 ? 0 : term },
     entries,
-    database,
   }
 }

@@ -1,6 +1,11 @@
 /**
  * The log on LMDB. One write is one LMDB transaction: entries, hard state, the base, and the
- * removal of entries that are old or overwritten.
+ * removal of entries that are old or overwritten. Its records are in the root of the environment,
+ * and the hard state of a write with entries is in the record of these, so that such a write
+ * changes one leaf of one tree: each page more costs it time. A write without entries puts the
+ * record `hard` instead. Entries replace all that follow them, so that the newest write with
+ * entries left the last segment; the hard state is that of `hard` or of the last segment, whichever
+ * is later (log-hard.ts).
  *
  * LMDB is opened without `overlappingSync`, so that a write's promise resolves after the fdatasync
  * of its pages and the synchronous write of the meta page; test/store/log.test.ts watches the
@@ -13,12 +18,13 @@
  */
 import { statfsSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Database, RootDatabase, Transaction } from 'lmdb'
+import type { RootDatabase, Transaction } from 'lmdb'
 import { assert, FndError, StartError } from '../errors.ts'
 import type { Identity, LogStore, LogWrite } from '../raft/ports.ts'
 import type { Entry, HardState } from '../raft/types.ts'
 import { fsyncDir } from './fsync.ts'
 import { commitError, explained, isFullDisk, openEnvironment } from './log-file.ts'
+import { follows, laterOf } from './log-hard.ts'
 import { Recent } from './log-recent.ts'
 import {
   type Base,
@@ -28,13 +34,20 @@ import {
   decodeSegment,
   encodeSegment,
   hardRecord,
+  hardStateOf,
   keyOf,
+  type LogKey,
+  type Segment,
   segmentsOf,
   textOf,
   textRecord,
 } from './log-records.ts'
+import { Room } from './log-room.ts'
 import { Terms } from './log-terms.ts'
-import { readOldLog } from './log-upgrade.ts'
+import { type OldLog, upgradeOldLog } from './log-upgrade.ts'
+
+/** Numbers are before strings in LMDB's order, and names are strings. */
+const allSegments = { start: [0, 0] as LogKey, end: [Number.MAX_SAFE_INTEGER, 0] as LogKey }
 
 /** Entries removed by one write at most, so that truncation never delays a write noticeably. */
 const dropMax = 2000
@@ -55,14 +68,14 @@ export interface LmdbLogOptions {
   readonly freeBytesMin: number
 }
 
-interface Segment {
+interface Span {
   readonly first: number
   readonly last: number
 }
 
 /** What one transaction does to the entries, and what the log is after it. */
 interface Plan {
-  readonly removed: readonly Segment[]
+  readonly removed: readonly Span[]
   readonly added: readonly (readonly Entry[])[]
   /** How many segments leave at the front, and how many stay before those added. */
   readonly dropCount: number
@@ -72,18 +85,16 @@ interface Plan {
 }
 
 export class LmdbLog implements LogStore {
-  readonly #dir: string
   readonly #freeBytesMin: number
-  readonly #root: RootDatabase<Uint8Array, string>
-  readonly #meta: Database<Uint8Array, string>
-  readonly #entries: Database<Uint8Array, [first: number, last: number]>
+  readonly #room: Room
+  readonly #root: RootDatabase<Uint8Array, LogKey>
   #identity: Identity = { clusterId: '', nodeId: 0, uuid: '' }
   #hardState: HardState = { term: 0, vote: 0, commit: 0 }
   #base: Base = { index: 0, term: 0 }
   #installing = ''
   #lastIndex = 0
   /** Ascending and without gaps, as in the file. */
-  readonly #segments: Segment[] = []
+  readonly #segments: Span[] = []
   #terms = new Terms()
   readonly #recent = new Recent()
   #isWriting = false
@@ -109,12 +120,13 @@ export class LmdbLog implements LogStore {
     }
   }
 
-  private constructor(options: LmdbLogOptions, root: RootDatabase<Uint8Array, string>) {
-    this.#dir = options.dir
+  private constructor(options: LmdbLogOptions, root: RootDatabase<Uint8Array, LogKey>) {
     this.#freeBytesMin = options.freeBytesMin
+    this.#room = new Room(options.freeBytesMin, () => {
+      const { bavail, bsize } = statfsSync(options.dir)
+      return bavail * bsize
+    })
     this.#root = root
-    this.#meta = root.openDB('meta', { encoding: 'binary' })
-    this.#entries = root.openDB('segments', { encoding: 'binary' })
   }
 
   get identity(): Identity {
@@ -174,7 +186,7 @@ export class LmdbLog implements LogStore {
   }
 
   hasRoom(): boolean {
-    return this.#freeBytes() >= this.#freeBytesMin
+    return this.#room.has(this.#freeBytesMin, performance.now())
   }
 
   async close(): Promise<void> {
@@ -186,12 +198,7 @@ export class LmdbLog implements LogStore {
   /** What no member may do, whatever it was told: these are the promises of raft to its log. */
   #mustFollow({ entries, hardState, reset }: LogWrite): void {
     const old = this.#hardState
-    assert(
-      hardState.term >= old.term && hardState.commit >= old.commit,
-      'no term or commit is undone',
-    )
-    const isSameVote = hardState.vote === old.vote || old.vote === 0
-    assert(hardState.term > old.term || isSameVote, 'a member votes once in a term')
+    assert(follows(hardState, old), 'no term, commit or vote is undone')
     assert(reset === undefined || reset.index >= old.commit, 'no snapshot undoes what is committed')
     let index = entries[0]?.index ?? this.firstIndex
     const end = reset === undefined ? this.#lastIndex : reset.index
@@ -213,16 +220,9 @@ export class LmdbLog implements LogStore {
       await new Promise(setImmediate)
       return refusal
     }
-    const values = this.#values(write, plan.base)
     if (plan.removed.length > 0) this.#before = this.#root.useReadTransaction()
     try {
-      await this.#root.batch(() => {
-        for (const { first, last } of plan.removed) void this.#entries.remove([first, last])
-        for (const entries of plan.added) {
-          void this.#entries.put(keyOf(entries), encodeSegment(entries))
-        }
-        for (const [name, record] of values) void this.#meta.put(name, record)
-      })
+      await this.#commit(write, plan)
     } catch (cause) {
       return this.#failure(cause)
     } finally {
@@ -233,18 +233,38 @@ export class LmdbLog implements LogStore {
     return undefined
   }
 
+  /** One transaction. Resolves when it is on the disk. */
+  #commit(write: LogWrite, { removed, added, base }: Plan): Promise<boolean> {
+    const root = this.#root
+    const values = this.#values(write, base)
+    const put = (entries: readonly Entry[]) =>
+      root.put(keyOf(entries), encodeSegment(entries, write.hardState))
+    const [only] = added
+    // What nearly every write is: a put is a transaction by itself, and less work than a batch.
+    const isOne = added.length === 1 && removed.length === 0 && values.length === 0
+    if (isOne && only !== undefined) return put(only)
+    return root.batch(() => {
+      for (const { first, last } of removed) void root.remove([first, last])
+      for (const entries of added) void put(entries)
+      for (const [name, record] of values) void root.put(name, record)
+    })
+  }
+
   #refusal({ entries, reset }: LogWrite): FndError | undefined {
     if (this.#closed === 'failed') return new FndError('store-failed')
     // A vote or a step of the commit takes no room to speak of, and dropping entries gives some.
-    const takesRoom = entries.length > 0 || reset !== undefined
-    const reserve = this.#freeBytesMin / reserveShare
-    if (takesRoom && this.#freeBytes() < reserve) return new FndError('disk-full')
+    if (entries.length === 0 && reset === undefined) return undefined
+    const isEnough = this.#room.has(this.#freeBytesMin / reserveShare, performance.now())
+    if (!isEnough) return new FndError('disk-full')
+    let bytes = 0
+    for (const entry of entries) bytes += entry.bytes.length
+    this.#room.spend(entries.length, bytes)
     return undefined
   }
 
   #plan({ entries, reset, dropThrough }: LogWrite): Plan {
     const segments = this.#segments
-    const isShort = (segment: Segment) => segment.last < (entries[0]?.index ?? Infinity)
+    const isShort = (segment: Span) => segment.last < (entries[0]?.index ?? Infinity)
     if (reset !== undefined) {
       const lastIndex = reset.index + entries.length
       const base = { index: reset.index, term: reset.term }
@@ -252,7 +272,7 @@ export class LmdbLog implements LogStore {
       return { removed: [...segments], added, dropCount: 0, keepCount: 0, base, lastIndex }
     }
     let keepCount = segments.length
-    while (keepCount > 0 && !isShort(segments[keepCount - 1] as Segment)) keepCount -= 1
+    while (keepCount > 0 && !isShort(segments[keepCount - 1] as Span)) keepCount -= 1
     let dropCount = 0
     let base = this.#base
     const dropEnd = Math.min(dropThrough, this.#base.index + dropMax)
@@ -272,13 +292,15 @@ export class LmdbLog implements LogStore {
   }
 
   /** The entries of segment `cut` before the first new one: they are written again. */
-  #remains(cut: Segment | undefined, firstNew: Entry | undefined): Entry[] {
+  #remains(cut: Span | undefined, firstNew: Entry | undefined): Entry[] {
     if (cut === undefined || firstNew === undefined || cut.first >= firstNew.index) return []
-    return this.#segment(cut).slice(0, firstNew.index - cut.first)
+    return this.#segment(cut).entries.slice(0, firstNew.index - cut.first)
   }
 
-  #values({ hardState, reset, isInstalled }: LogWrite, base: Base): [string, Uint8Array][] {
-    const values: [string, Uint8Array][] = [['hard', hardRecord(hardState)]]
+  #values(write: LogWrite, base: Base): [string, Uint8Array][] {
+    const { entries, hardState, reset, isInstalled } = write
+    const values: [string, Uint8Array][] = []
+    if (entries.length === 0) values.push(['hard', hardRecord(hardState)])
     if (base !== this.#base) values.push(['base', baseRecord(base)])
     if (reset !== undefined) values.push(['installing', textRecord(reset.data)])
     else if (isInstalled === true) values.push(['installing', textRecord('')])
@@ -291,7 +313,7 @@ export class LmdbLog implements LogStore {
     this.#hardState = write.hardState
     this.#installing = reset?.data ?? (write.isInstalled === true ? '' : this.#installing)
     this.#segments.length = plan.keepCount
-    this.#segments.splice(0, plan.dropCount)
+    if (plan.dropCount > 0) this.#segments.splice(0, plan.dropCount)
     for (const added of plan.added) {
       const [first, last] = keyOf(added)
       this.#segments.push({ first, last })
@@ -314,7 +336,7 @@ export class LmdbLog implements LogStore {
     if (index >= this.#recent.firstIndex) return this.#recent.entries
     const segment = this.#segments[this.#segmentAt(index)]
     assert(segment !== undefined, 'segments have no gaps')
-    return explained(() => this.#segment(segment))
+    return explained(() => this.#segment(segment)).entries
   }
 
   /** Position of the segment that holds `index`. */
@@ -329,19 +351,17 @@ export class LmdbLog implements LogStore {
     return low
   }
 
-  #segment({ first, last }: Segment): Entry[] {
+  #segment({ first, last }: Span): Segment {
     const transaction = this.#before
-    const record = this.#entries.get([first, last], transaction && { transaction })
+    const record = this.#root.get([first, last], transaction && { transaction })
     if (record === undefined) throw new StartError(lacks(first, last))
     return decodeSegment(record, first, last)
   }
 
   /** Reads what an earlier process left. False when there is nothing: the log is new. */
   #load(): boolean {
-    const names = [...this.#root.getKeys()]
-    if (names.includes('entries')) this.#upgrade()
-    for (const key of this.#entries.getKeys()) {
-      const [first, last] = key
+    upgradeOldLog(this.#root, old => this.#putOld(old))
+    for (const [first, last] of this.#root.getKeys(allSegments) as Iterable<[number, number]>) {
       this.#segments.push({ first, last })
     }
     const hard = this.#value('hard')
@@ -352,7 +372,7 @@ export class LmdbLog implements LogStore {
       if (isNew && this.#segments.length === 0) return false
       throw new StartError(`The log lacks its hard state or identity: it is damaged. ${cure}`)
     }
-    this.#hardState = JSON.parse(textOf(hard.bytes))
+    this.#hardState = this.#latest(hardStateOf(hard))
     this.#identity = JSON.parse(textOf(identity.bytes))
     this.#base = { index: base.index, term: base.term }
     this.#installing = textOf(this.#value('installing')?.bytes ?? new Uint8Array())
@@ -360,6 +380,15 @@ export class LmdbLog implements LogStore {
     this.#terms.push(base.index, base.term)
     this.#learnTerms(0, this.#segments.length - 1)
     return true
+  }
+
+  /** Given what the record `hard` says. */
+  #latest(own: HardState): HardState {
+    const last = this.#segments.at(-1)
+    if (last === undefined) return own
+    const found = laterOf(own, this.#segment(last).hardState)
+    if (found !== undefined) return found
+    throw new StartError(`The log's hard states contradict each other: it is damaged. ${cure}`)
   }
 
   /** Returns the last index. */
@@ -379,16 +408,16 @@ export class LmdbLog implements LogStore {
   #learnTerms(from: number, to: number): void {
     const [low, high] = [this.#segments[from], this.#segments[to]]
     if (low === undefined || high === undefined || from > to) return
-    const entries = this.#segment(low)
+    const { entries } = this.#segment(low)
     for (const { index, term } of entries) this.#terms.push(index, term)
-    if (from === to || entries.at(-1)?.term === this.#segment(high).at(-1)?.term) return
+    if (from === to || entries.at(-1)?.term === this.#segment(high).entries.at(-1)?.term) return
     const middle = (from + 1 + to) >> 1
     this.#learnTerms(from + 1, middle)
     this.#learnTerms(middle + 1, to)
   }
 
   #value(name: string) {
-    const record = this.#meta.get(name)
+    const record = this.#root.get(name)
     return record === undefined ? undefined : decodeRecord(record, name)
   }
 
@@ -399,31 +428,21 @@ export class LmdbLog implements LogStore {
     this.#terms.push(base.index, base.term)
     this.#hardState = { term: base.term, vote: 0, commit: base.index }
     await this.#root.batch(() => {
-      void this.#meta.put('identity', textRecord(JSON.stringify(this.#identity)))
-      void this.#meta.put('base', baseRecord(base))
-      void this.#meta.put('hard', hardRecord(this.#hardState))
+      void this.#root.put('identity', textRecord(JSON.stringify(this.#identity)))
+      void this.#root.put('base', baseRecord(base))
+      void this.#root.put('hard', hardRecord(this.#hardState))
     })
     await fsyncDir(dir)
   }
 
-  /** One transaction, so that a crash leaves either the old log or the new one. */
-  #upgrade(): void {
-    const old = readOldLog(this.#root, this.#meta)
-    if (old === undefined) return
-    this.#root.transactionSync(() => {
-      for (const entries of segmentsOf(old.entries)) {
-        this.#entries.putSync(keyOf(entries), encodeSegment(entries))
-      }
-      this.#meta.putSync('identity', textRecord(JSON.stringify(old.identity)))
-      this.#meta.putSync('base', baseRecord(old.base))
-      this.#meta.putSync('hard', hardRecord(old.hardState))
-      old.database.clearSync()
-    })
-  }
-
-  #freeBytes(): number {
-    const { bavail, bsize } = statfsSync(this.#dir)
-    return bavail * bsize
+  /** Within a transaction. */
+  #putOld({ entries: all, hardState, identity, base }: OldLog): void {
+    for (const entries of segmentsOf(all)) {
+      this.#root.putSync(keyOf(entries), encodeSegment(entries, hardState))
+    }
+    this.#root.putSync('identity', textRecord(JSON.stringify(identity)))
+    this.#root.putSync('base', baseRecord(base))
+    this.#root.putSync('hard', hardRecord(hardState))
   }
 
   /**
@@ -446,7 +465,7 @@ export class LmdbLog implements LogStore {
    */
   async #failure(cause: unknown): Promise<FndError> {
     const error = await commitError(cause)
-    const isFull = isFullDisk(error, this.#freeBytes())
+    const isFull = isFullDisk(error, this.#room.look(performance.now()))
     if (isFull && this.#isUsable()) return new FndError('disk-full', { cause: error })
     this.#closed = 'failed'
     return new FndError('store-failed', { cause: error })

@@ -1,39 +1,39 @@
 /** What a log does with a file that is not what it wrote. */
 import { describe, expect, test } from 'bun:test'
+import { spawnSync } from 'node:child_process'
 import { truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { open } from 'lmdb'
 import { StartError } from '../../src/errors.ts'
-import { encodeRecord } from '../../src/store/log-records.ts'
+import { encodeRecord, hardRecord, type LogKey } from '../../src/store/log-records.ts'
 import { entriesFrom, openLog, temporaryDir, withFive, writeLog } from './sample.ts'
+
+const strace = (...args: string[]) =>
+  spawnSync('strace', ['-f', '-qq', ...args], { timeout: 30_000 })
+const canTrace = strace('-o', '/dev/null', 'true').status === 0
+const opener = join(import.meta.dir, 'fixtures', 'opener.ts')
 
 /** First index of a segment, or the name of another record. */
 type Key = number | string
 
 /** Changes the records behind the log's back. */
 async function tamper(dir: string, change: (records: Map<Key, Uint8Array>) => void): Promise<void> {
-  const root = open<Uint8Array, string>({
+  const root = open<Uint8Array, LogKey>({
     path: join(dir, 'log.mdb'),
+    encoding: 'binary',
     noSubdir: true,
     overlappingSync: false,
   })
-  const db = root.openDB<Uint8Array, [number, number]>('segments', { encoding: 'binary' })
-  const meta = root.openDB<Uint8Array, string>('meta', { encoding: 'binary' })
   const records = new Map<Key, Uint8Array>()
-  for (const { key, value } of db.getRange()) records.set(key[0], Uint8Array.from(value))
-  for (const { key, value } of meta.getRange()) records.set(key, Uint8Array.from(value))
+  for (const { key, value } of root.getRange()) {
+    records.set(typeof key === 'string' ? key : key[0], Uint8Array.from(value))
+  }
   const before = new Set(records.keys())
   change(records)
+  const keyOf = (key: Key): LogKey => (typeof key === 'number' ? [key, key] : key)
   await root.batch(() => {
-    for (const key of before) {
-      if (records.has(key)) continue
-      if (typeof key === 'number') void db.remove([key, key])
-      else void meta.remove(key)
-    }
-    for (const [key, value] of records) {
-      if (typeof key === 'number') void db.put([key, key], value)
-      else void meta.put(key, value)
-    }
+    for (const key of before) if (!records.has(key)) void root.remove(keyOf(key))
+    for (const [key, value] of records) void root.put(keyOf(key), value)
   })
   await root.close()
 }
@@ -45,12 +45,13 @@ describe('damage', () => {
     record[at] = (record[at] ?? 0) ^ 0x10
   }
   test.each([
-    ['a byte of the contents', flip(3, 45)],
+    ['a byte of the contents', flip(3, 70)],
     ['a byte of the index', flip(3, 9)],
-    ['a byte of the term', flip(3, 30)],
-    ['a byte of the kind', flip(3, 36)],
+    ['a byte of the hard state', flip(3, 30)],
+    ['a byte of the term', flip(3, 54)],
+    ['a byte of the kind', flip(3, 60)],
     ['a byte of the checksum', flip(3, 5)],
-    ['the last entry', flip(5, 45)],
+    ['the last entry', flip(5, 70)],
     ['a record cut short', (records: Map<Key, Uint8Array>) => records.set(3, new Uint8Array(7))],
     [
       'a record of another place',
@@ -92,6 +93,19 @@ describe('damage', () => {
     await expect(openLog(dir.path)).rejects.toThrow(new RegExp(`record of ${name}.*new node`))
     await tamper(dir.path, records => void records.delete(name))
     await expect(openLog(dir.path)).rejects.toThrow(/lacks its hard state or identity.*new node/)
+  })
+
+  test.each([
+    ['another vote', { term: 1, vote: 2, commit: 0 }],
+    ['a later term, but an earlier commit', { term: 2, vote: 1, commit: 0 }],
+  ])('%s than the last segment says is found on opening', async (_, hardState) => {
+    using dir = temporaryDir()
+    const log = await openLog(dir.path)
+    await writeLog(log, { entries: entriesFrom(1, 2) })
+    await writeLog(log, { entries: entriesFrom(3, 1), hardState: { term: 1, vote: 1, commit: 2 } })
+    await log.close()
+    await tamper(dir.path, records => void records.set('hard', hardRecord(hardState)))
+    await expect(openLog(dir.path)).rejects.toThrow(/hard states contradict.*new node/)
   })
 
   test('a file that is something else is refused', async () => {
@@ -161,6 +175,38 @@ describe('a log of the time before clusters', () => {
     expect([...again.entries.getKeys()]).toEqual([1, 2, 3, 4, 5])
     await again.root.close()
   })
+
+  test.skipIf(!canTrace)(
+    'is converted in one step: a process killed at any write leaves the old or the new',
+    async () => {
+      let killed = 0
+      for (let nth = 1; ; nth++) {
+        using dir = temporaryDir()
+        const old = openOld(dir.path)
+        await old.root.batch(() => {
+          for (const entry of entriesFrom(1, 20, 1000)) {
+            void old.entries.put(entry.index, encodeRecord(entry))
+          }
+          void old.meta.put('hard', oldHardState(20))
+        })
+        await old.root.close()
+        const calls = 'pwrite64,pwritev'
+        const run = strace(
+          ...['-e', `trace=${calls}`, '-e', `inject=${calls}:signal=KILL:when=${nth}`],
+          ...['-o', '/dev/null', process.execPath, opener, dir.path],
+        )
+        const log = await openLog(dir.path)
+        expect(log.read(1, 1e9)).toEqual(entriesFrom(1, 20, 1000))
+        expect(log.hardState).toEqual({ term: 1, vote: 1, commit: 20 })
+        await log.close()
+        if (run.status === 0) break
+        killed += 1
+      }
+      // At least at the pages and at the meta page.
+      expect(killed).toBeGreaterThanOrEqual(2)
+    },
+    60_000,
+  )
 
   const openOld = (dir: string) => {
     const path = join(dir, 'log.mdb')

@@ -18,6 +18,7 @@ const step = fc.oneof(
       commit: fc.integer({ min: 0, max: 4 }),
       drop: fc.integer({ min: 0, max: 30 }),
       isNewTerm: fc.boolean(),
+      vote: fc.integer({ min: 0, max: 2 }),
     }),
   },
   {
@@ -39,31 +40,37 @@ test('any sequence of writes leaves what a list would hold, after a restart too'
       /** Every entry since the last reset; none is ever dropped from it. */
       let model: Entry[] = []
       let base = { index: 0, term: 0 }
+      let hardState = log.hardState
       for (const given of steps) {
         const last = model.at(-1)?.index ?? base.index
-        const { term, commit } = log.hardState
+        const { term, vote, commit } = hardState
         if (given.kind === 'reopen') {
           await log.close()
           log = await openLog(dir.path)
         } else if (given.kind === 'reset') {
           base = { index: Math.max(commit, last) + given.ahead, term: term + 1 }
           model = entriesFrom(base.index + 1, given.count, 10, term + 1)
-          const hardState = { term: term + 1, vote: 0, commit: base.index }
+          hardState = { term: term + 1, vote: 0, commit: base.index }
           const reset = { ...base, data: 's' }
           await writeLog(log, { entries: model, hardState, reset })
         } else {
           const first = Math.max(commit, base.index, last - given.back) + 1
-          const isNewTerm = given.isNewTerm || first <= last
-          const hardState = { term: isNewTerm ? term + 1 : Math.max(term, 1), vote: 0, commit }
-          const entries = entriesFrom(first, given.count, given.length, hardState.term)
+          const isNewTerm = given.isNewTerm || first <= last || term === 0
+          const newTerm = isNewTerm ? term + 1 : term
+          const entries = entriesFrom(first, given.count, given.length, newTerm)
           if (entries.length > 0) {
             model = [...model.filter(entry => entry.index < first), ...entries]
           }
           const end = model.at(-1)?.index ?? base.index
-          hardState.commit = Math.max(commit, Math.min(end, commit + given.commit))
+          hardState = {
+            term: newTerm,
+            vote: isNewTerm || vote === 0 ? given.vote : vote,
+            commit: Math.max(commit, Math.min(end, commit + given.commit)),
+          }
           const dropThrough = Math.min(given.drop, hardState.commit)
           await writeLog(log, { entries, hardState, dropThrough })
         }
+        expect(log.hardState).toEqual(hardState)
         mustHold(log, model, base)
       }
       await log.close()

@@ -2,6 +2,7 @@ import { describe, expect, test } from 'bun:test'
 import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { open } from 'lmdb'
 import { FndError } from '../../src/errors.ts'
 import type { LogWrite } from '../../src/raft/ports.ts'
 import { entriesFrom, openLog, temporaryDir, withFive, writeLog } from './sample.ts'
@@ -47,6 +48,27 @@ describe('the log', () => {
     await writeLog(again, { isInstalled: true })
     expect(again.installing).toBe('')
     await again.close()
+  })
+
+  test('lives beside databases of other parts in the same environment', async () => {
+    using dir = temporaryDir()
+    const names = ['0', 'a', 'entr', 'queue', 'zzz']
+    const openOthers = () => {
+      const path = join(dir.path, 'log.mdb')
+      const root = open<Uint8Array, string>({ path, noSubdir: true, overlappingSync: false })
+      const encoding = 'string' as const
+      return { root, others: names.map(name => root.openDB<string, number>(name, { encoding })) }
+    }
+    const first = openOthers()
+    for (const other of first.others) await other.put(1, 'theirs')
+    await first.root.close()
+    await withFive(dir.path)
+    const again = openOthers()
+    expect(again.others.map(other => other.get(1))).toEqual(names.map(() => 'theirs'))
+    await again.root.close()
+    const log = await openLog(dir.path)
+    expect(log.read(1, 1e6)).toEqual(entriesFrom(1, 5))
+    await log.close()
   })
 
   test('is read as it was until a write is done, also what that write removes', async () => {
@@ -130,9 +152,9 @@ describe('the log', () => {
     ['a gap inside', { entries: [...entriesFrom(6, 1), ...entriesFrom(8, 1)] }, /without gaps/],
     ['what is committed', { entries: entriesFrom(3, 1, 1, 9) }, /never overwritten/],
     ['a term that falls', { entries: entriesFrom(6, 1, 1, 0) }, /terms never fall/],
-    ['a lower term', { hardState: { term: 0, vote: 1, commit: 3 } }, /no term or commit/],
-    ['a lower commit', { hardState: { term: 1, vote: 1, commit: 2 } }, /no term or commit/],
-    ['a second vote', { hardState: { term: 1, vote: 2, commit: 3 } }, /votes once/],
+    ['a lower term', { hardState: { term: 0, vote: 1, commit: 3 } }, /no term, commit or vote/],
+    ['a lower commit', { hardState: { term: 1, vote: 1, commit: 2 } }, /no term, commit or vote/],
+    ['a second vote', { hardState: { term: 1, vote: 2, commit: 3 } }, /no term, commit or vote/],
     ['a snapshot of long ago', { reset: { index: 2, term: 1, data: 's' } }, /no snapshot undoes/],
   ]
   test.each(refused)('does not write %s', async (_, write, truth) => {
@@ -184,6 +206,9 @@ describe('no room', () => {
         await writeLog(log, { entries: entriesFrom(1, 5) })
         writeFileSync(join(dir.path, 'ballast'), new Uint8Array(600_000))
         await expect(writeLog(log, { entries: entriesFrom(6, 50, 10_000) })).rejects.toMatchObject({
+          code: 'disk-full',
+        })
+        await expect(writeLog(log, { entries: entriesFrom(6, 1, 500_000) })).rejects.toMatchObject({
           code: 'disk-full',
         })
         expect(log.lastIndex).toBe(5)
