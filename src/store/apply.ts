@@ -366,15 +366,21 @@ function mergeAnnotations(old: Strings, patch: Strings | undefined): Strings {
   return merge(old, patch, value => value === '""' || value === 'null')
 }
 
+/** The map itself when the patch changes nothing of it. */
 function merge(
   old: Strings,
   patch: Strings | undefined,
   isRemoval: (value: string) => boolean,
 ): Strings {
   if (patch === undefined) return old
-  // A Map, because `__proto__` and `constructor` are ordinary keys here.
+  // Own fields alone, because `__proto__` and `constructor` are ordinary keys here.
+  const before = (key: string) => (Object.hasOwn(old, key) ? old[key] : undefined)
+  const changed = Object.entries(patch).filter(
+    ([key, value]) => before(key) !== (isRemoval(value) ? undefined : value),
+  )
+  if (changed.length === 0) return old
   const merged = new Map(Object.entries(old))
-  for (const [key, value] of Object.entries(patch)) {
+  for (const [key, value] of changed) {
     if (isRemoval(value)) merged.delete(key)
     else merged.set(key, value)
   }
@@ -385,7 +391,8 @@ function hasTooManyAnnotations(annotations: Strings): boolean {
   return Object.keys(annotations).length > annotationsMax
 }
 
-/** Both sides have the same fields in the same order and sorted maps, so their text decides. */
-function isSame(a: App | Fn | Trigger, b: App | Fn | Trigger): boolean {
-  return JSON.stringify(a) === JSON.stringify(b)
+/** Of an object and what `merge` made of it: maps that nothing changed are the same object. */
+function isSame<T extends App | Fn | Trigger>(old: T, merged: T): boolean {
+  for (const key in old) if (old[key] !== merged[key]) return false
+  return true
 }
