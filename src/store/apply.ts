@@ -373,18 +373,22 @@ function merge(
   isRemoval: (value: string) => boolean,
 ): Strings {
   if (patch === undefined) return old
-  // Own fields alone, because `__proto__` and `constructor` are ordinary keys here.
-  const before = (key: string) => (Object.hasOwn(old, key) ? old[key] : undefined)
-  const changed = Object.entries(patch).filter(
-    ([key, value]) => before(key) !== (isRemoval(value) ? undefined : value),
-  )
-  if (changed.length === 0) return old
-  const merged = new Map(Object.entries(old))
-  for (const [key, value] of changed) {
-    if (isRemoval(value)) merged.delete(key)
-    else merged.set(key, value)
+  // Lists and own fields, because `__proto__` and `constructor` are ordinary keys here.
+  const fields: [string, string][] = []
+  let isChanged = false
+  for (const [key, value] of Object.entries(old)) {
+    const given = Object.hasOwn(patch, key) ? patch[key] : undefined
+    if (given === undefined) fields.push([key, value])
+    else if (isRemoval(given)) isChanged = true
+    else {
+      fields.push([key, given])
+      isChanged ||= given !== value
+    }
   }
-  return sortedMap(merged)
+  const isNew = ([key, value]: [string, string]) => !Object.hasOwn(old, key) && !isRemoval(value)
+  const added = Object.entries(patch).filter(isNew)
+  if (added.length > 0) return sortedMap([...fields, ...added])
+  return isChanged ? Object.fromEntries(fields) : old
 }
 
 function hasTooManyAnnotations(annotations: Strings): boolean {
