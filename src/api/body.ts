@@ -25,30 +25,37 @@ export async function* bodyChunks(request: Request): AsyncGenerator<Uint8Array> 
   }
 }
 
-async function wholeBody(request: Request): Promise<Uint8Array> {
-  try {
-    return await request.bytes()
-  } catch (cause) {
-    throw new FndError('client-gone', { cause })
-  }
-}
-
 /** A byte order mark is no JSON, to Go. */
 const asSent = { ignoreBOM: true }
 /** For texts that are there as a whole. */
 const wholeDecoder = new TextDecoder('utf-8', asSent)
 
-/** The whole body as text. Stops reading at the limit, whatever Content-Length said. */
-export async function readText(request: Request, bytesMax: number): Promise<string> {
+/**
+ * The whole body as text. Stops reading at the limit, whatever Content-Length said. Rejects with
+ * `FndError` `request-too-large` or `client-gone`.
+ */
+function readText(request: Request, bytesMax: number): Promise<string> {
   const declared = request.headers.get('content-length')
-  if (declared !== null && Number(declared) > bytesMax) throw tooLarge(declared, bytesMax)
+  if (declared !== null && Number(declared) > bytesMax) {
+    return Promise.reject(tooLarge(declared, bytesMax))
+  }
+  if (declared === null || request.headers.has('transfer-encoding')) {
+    return readChunks(request, bytesMax)
+  }
   // The server's parser lets no more through than was declared; a stream for each small body would
   // take a tenth of what a change costs.
-  if (declared !== null && !request.headers.has('transfer-encoding')) {
-    const whole = await wholeBody(request)
-    if (whole.byteLength > bytesMax) throw tooLarge(whole.byteLength, bytesMax)
-    return wholeDecoder.decode(whole)
-  }
+  return request.bytes().then(
+    whole => {
+      if (whole.byteLength > bytesMax) throw tooLarge(whole.byteLength, bytesMax)
+      return wholeDecoder.decode(whole)
+    },
+    cause => {
+      throw new FndError('client-gone', { cause })
+    },
+  )
+}
+
+async function readChunks(request: Request, bytesMax: number): Promise<string> {
   const decoder = new TextDecoder('utf-8', asSent)
   let text = ''
   let bytes = 0

@@ -31,7 +31,9 @@ export class RequestCount {
   over(instance: AnyElysia): AnyElysia {
     for (const { path } of instance.routes) this.#routes.add(path)
     return new Elysia()
-      .onTransform(({ request, route }) => this.#begin(request, route))
+      .onTransform(({ request, route }) => {
+        this.#begin(request, route)
+      })
       .onAfterHandle(({ request, responseValue }) => {
         this.#end(request, responseValue instanceof Response ? responseValue.status : 200)
       })
