@@ -364,14 +364,11 @@ function makeMembership(made: {
   const { electionTimeoutMs, name } = config.cluster
   const { clusterId, nodeId } = store.identity
   const { member, group } = store
-  const propose = async (command: Command) => {
-    try {
-      return await store.propose(command)
-    } catch (error) {
+  const propose = (command: Command) =>
+    store.propose(command).catch(error => {
       const isPending = error instanceof FndError && error.code === 'upgrade-pending'
       throw isPending ? holdouts(store, command, error) : error
-    }
-  }
+    })
   // A disk without room keeps this node from leading, and perhaps the others as well.
   const whyLeaderless = () =>
     member.isStarved ? new FndError('disk-full') : members.whyLeaderless()

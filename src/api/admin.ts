@@ -23,7 +23,8 @@ export interface AdminParts {
 /**
  * Hooks for one resource. Elysia's first hook of a route is `parse`, but only of routes that may
  * have a body; `transform` comes next, on all. So both check, and no byte of a stranger's body is
- * read. Scoped: nothing of this runs on the routes of calls.
+ * read; `parse` leaves a body behind wherever it ran. Scoped: nothing of this runs on the routes of
+ * calls.
  */
 export function adminGuard(
   { config, authorize }: Pick<AdminParts, 'config' | 'authorize'>,
@@ -39,7 +40,9 @@ export function adminGuard(
       const isLeftOut = isBodyOptional && request.body === null
       return hasBody && !isLeftOut ? readObject(request, bytesMax) : {}
     })
-    .onTransform({ as: 'scoped' }, ({ request }) => authorize(request))
+    .onTransform({ as: 'scoped' }, ({ request, body }) => {
+      if (body === undefined) authorize(request)
+    })
 }
 
 /** For resources whose bodies are not JSON, or that have none. */

@@ -72,7 +72,7 @@ export async function adoptAdminToken(dataDir: string, token: string): Promise<v
 }
 
 function sha256(text: string): Uint8Array {
-  return new Bun.CryptoHasher('sha256').update(text).digest()
+  return Bun.CryptoHasher.hash('sha256', text)
 }
 
 /** Throws `FndError` unless the request may administer this server. */

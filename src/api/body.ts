@@ -25,26 +25,38 @@ export async function* bodyChunks(request: Request): AsyncGenerator<Uint8Array> 
   }
 }
 
-async function wholeBody(request: Request): Promise<ArrayBuffer> {
-  try {
-    return await request.arrayBuffer()
-  } catch (cause) {
-    throw new FndError('client-gone', { cause })
-  }
-}
+/** A byte order mark is no JSON, to Go. */
+const asSent = { ignoreBOM: true }
+/** For texts that are there as a whole. */
+const wholeDecoder = new TextDecoder('utf-8', asSent)
 
-/** The whole body as text. Stops reading at the limit, whatever Content-Length said. */
-export async function readText(request: Request, bytesMax: number): Promise<string> {
+/**
+ * The whole body as text. Stops reading at the limit, whatever Content-Length said. Rejects with
+ * `FndError` `request-too-large` or `client-gone`.
+ */
+function readText(request: Request, bytesMax: number): Promise<string> {
   const declared = request.headers.get('content-length')
-  if (declared !== null && Number(declared) > bytesMax) throw tooLarge(declared, bytesMax)
-  const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+  if (declared !== null && Number(declared) > bytesMax) {
+    return Promise.reject(tooLarge(declared, bytesMax))
+  }
+  if (declared === null || request.headers.has('transfer-encoding')) {
+    return readChunks(request, bytesMax)
+  }
   // The server's parser lets no more through than was declared; a stream for each small body would
   // take a tenth of what a change costs.
-  if (declared !== null && !request.headers.has('transfer-encoding')) {
-    const whole = await wholeBody(request)
-    if (whole.byteLength > bytesMax) throw tooLarge(whole.byteLength, bytesMax)
-    return decoder.decode(whole)
-  }
+  return request.bytes().then(
+    whole => {
+      if (whole.byteLength > bytesMax) throw tooLarge(whole.byteLength, bytesMax)
+      return wholeDecoder.decode(whole)
+    },
+    cause => {
+      throw new FndError('client-gone', { cause })
+    },
+  )
+}
+
+async function readChunks(request: Request, bytesMax: number): Promise<string> {
+  const decoder = new TextDecoder('utf-8', asSent)
   let text = ''
   let bytes = 0
   for await (const chunk of bodyChunks(request)) {
@@ -72,25 +84,33 @@ function scalarOf(value: unknown): unknown {
   return typeof value === 'object' && value !== null ? true : value
 }
 
+/** The map itself when there is nothing to change, as almost always. */
+function configOf(map: JsonObject): JsonObject {
+  const isTame = Object.values(map).every(each => typeof each !== 'object')
+  if (isTame) return map
+  // Go reads null as the zero value, here of a string.
+  const entries = Object.entries(map).map(([key, each]) => [key, scalarOf(each ?? '')])
+  return Object.fromEntries(entries)
+}
+
 function fieldOf(name: string, value: unknown): unknown {
   if (!isPlainObject(value)) return scalarOf(value)
   if (name === 'annotations') return value
-  if (name !== 'config') return true
-  // Go reads null as the zero value, here of a string.
-  const entries = Object.entries(value).map(([key, each]) => [key, scalarOf(each ?? '')])
-  return Object.fromEntries(entries)
+  return name === 'config' ? configOf(value) : true
 }
 
 /** The first JSON object of the body. A null field is an absent one, as in Go. */
 export async function readObject(request: Request, bytesMax: number): Promise<JsonObject> {
   const object = parseFirstObject(await readText(request, bytesMax))
   if (object === undefined) throw new FndError('invalid-json')
-  const fields = Object.entries(object).filter(([, value]) => value !== null)
-  for (const [name, value] of fields) {
+  const fields: [string, unknown][] = []
+  for (const [name, value] of Object.entries(object)) {
+    if (value === null) continue
     const isTime = name === 'created_at' || name === 'updated_at'
     if (isTime && typeof value === 'string' && parseTime(value) === undefined) {
       throw new FndError('invalid-json', { field: name })
     }
+    fields.push([name, fieldOf(name, value)])
   }
-  return Object.fromEntries(fields.map(([name, value]) => [name, fieldOf(name, value)]))
+  return Object.fromEntries(fields)
 }

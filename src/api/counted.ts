@@ -4,35 +4,52 @@ import type { RouteCounter } from './answer.ts'
 
 export type CounterOf = (method: string, path: string) => RouteCounter
 
+interface Begun {
+  readonly counter: RouteCounter
+  readonly startedMs: number
+}
+
 export class RequestCount {
   readonly #counterOf: CounterOf
-  readonly #startedMs = new WeakMap<Request, number>()
-  /** Statuses of failures, which the hook below does not see. */
-  readonly #failures = new WeakMap<Request, number>()
+  readonly #routes = new Set<string>()
+  /** Requests that were not answered yet. */
+  readonly #begun = new WeakMap<Request, Begun>()
 
   constructor(counterOf: CounterOf) {
     this.#counterOf = counterOf
   }
 
-  failed(request: Request, response: Response): Response {
-    this.#failures.set(request, response.status)
+  /** For the error hook, which has the last word on a request that failed. */
+  failed(request: Request, route: string, response: Response): Response {
+    // A body that is refused ends a request before its first hook here.
+    if (this.#routes.has(route) && !this.#begun.has(request)) this.#begin(request, route)
+    this.#end(request, response.status)
     return response
   }
 
-  /** The same routes, counted. */
+  /** The same routes, counted. A hook after the response would cost a timer and a promise more. */
   over(instance: AnyElysia): AnyElysia {
+    for (const { path } of instance.routes) this.#routes.add(path)
     return new Elysia()
-      .onTransform(({ request }) => {
-        this.#startedMs.set(request, performance.now())
+      .onTransform(({ request, route }) => {
+        this.#begin(request, route)
       })
-      .onAfterResponse(({ request, route, responseValue }) => {
-        const own = responseValue instanceof Response ? responseValue.status : 200
-        const counter = this.#counterOf(request.method, route)
-        const nowMs = performance.now()
-        counter.request()
-        const startedMs = this.#startedMs.get(request) ?? nowMs
-        counter.response(this.#failures.get(request) ?? own, nowMs - startedMs)
+      .onAfterHandle(({ request, responseValue }) => {
+        this.#end(request, responseValue instanceof Response ? responseValue.status : 200)
       })
       .use(instance)
+  }
+
+  #begin(request: Request, route: string): void {
+    const counter = this.#counterOf(request.method, route)
+    counter.request()
+    this.#begun.set(request, { counter, startedMs: performance.now() })
+  }
+
+  #end(request: Request, status: number): void {
+    const begun = this.#begun.get(request)
+    if (begun === undefined) return
+    this.#begun.delete(request)
+    begun.counter.response(status, performance.now() - begun.startedMs)
   }
 }

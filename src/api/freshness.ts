@@ -47,21 +47,21 @@ function wantedBy(request: Request): Wanted {
   return { isLinear, index }
 }
 
-/** What a change may name by id, in its path or its body. */
-const found: Readonly<Record<string, (state: State, id: string) => unknown>> = {
-  app_id: (state, id) => state.app(id),
-  fn_id: (state, id) => state.fn(id),
-  trigger_id: (state, id) => state.trigger(id),
+/** Ids that a change may give, in its path or its body. */
+interface Named {
+  readonly app_id?: unknown
+  readonly fn_id?: unknown
+  readonly trigger_id?: unknown
 }
 
-function namesUnknown(state: State, ...places: unknown[]): boolean {
-  return places.some(place => {
-    const fields = typeof place === 'object' && place !== null ? Object.entries(place) : []
-    return fields.some(([name, id]) => {
-      const find = Object.hasOwn(found, name) ? found[name] : undefined
-      return find !== undefined && typeof id === 'string' && find(state, id) === undefined
-    })
-  })
+function namesUnknown(state: State, place: unknown): boolean {
+  if (typeof place !== 'object' || place === null) return false
+  const { app_id: app, fn_id: fn, trigger_id: trigger } = place as Named
+  return (
+    (typeof app === 'string' && state.app(app) === undefined) ||
+    (typeof fn === 'string' && state.fn(fn) === undefined) ||
+    (typeof trigger === 'string' && state.trigger(trigger) === undefined)
+  )
 }
 
 /**
@@ -73,7 +73,7 @@ export function freshly(fresh: Fresh, state: State, instance: AnyElysia): AnyEly
   return new Elysia()
     .onBeforeHandle(async ({ request, params, body }) => {
       if (request.method !== 'GET' && request.method !== 'HEAD') {
-        if (namesUnknown(state, params, body)) await fresh.linear()
+        if (namesUnknown(state, params) || namesUnknown(state, body)) await fresh.linear()
         return
       }
       const { isLinear, index } = wantedBy(request)

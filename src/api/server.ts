@@ -1,8 +1,8 @@
 /**
  * The whole HTTP API as one Elysia instance. Hooks of the admin resources are scoped to them, and
  * the only hook that calls see is the error hook, which costs nothing while nothing fails. It names
- * `error` and `request` alone, because Elysia prepares for every call whatever part of the context
- * a hook mentions.
+ * little, because Elysia prepares for every call whatever part of the context a hook mentions; the
+ * route is a constant.
  */
 import { type AnyElysia, Elysia } from 'elysia'
 import type { Clock } from '../clock.ts'
@@ -86,7 +86,7 @@ export function makeApi(parts: ApiParts): AnyElysia {
     handler: { standardHostname: false },
   })
   const count = new RequestCount(parts.counterOf)
-  app.onError(({ error, request }) => count.failed(request, mapError(error, request)))
+  app.onError(({ error, request, route }) => count.failed(request, route, mapError(error, request)))
   const { fresh, state } = parts
   const replicated = [appsApi, fnsApi, triggersApi, callsApi, registriesApi, fnReportApi]
   for (const resource of replicated) app.use(count.over(freshly(fresh, state, resource(admin))))

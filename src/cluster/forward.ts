@@ -75,7 +75,14 @@ export class Forwarder {
     }
   }
 
-  async propose(command: Command): Promise<Outcome> {
+  propose(command: Command): Promise<Outcome> {
+    const { member, nodeId } = this.#parts
+    // Most changes come to the leader, and there each promise on their way can be felt.
+    if (member.lead === nodeId) return member.propose(command).then(outcomeOf)
+    return this.#propose(command)
+  }
+
+  async #propose(command: Command): Promise<Outcome> {
     const { member, nodeId } = this.#parts
     const lead = await this.#leader()
     if (lead === nodeId) return (await member.propose(command)).outcome
@@ -128,6 +135,10 @@ export class Forwarder {
       message: `The change is kept as entry ${index}, but this node has not applied it yet`,
     })
   }
+}
+
+function outcomeOf({ outcome }: { readonly outcome: Outcome }): Outcome {
+  return outcome
 }
 
 /** Whether `isSo` came true in time. */

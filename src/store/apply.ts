@@ -366,26 +366,37 @@ function mergeAnnotations(old: Strings, patch: Strings | undefined): Strings {
   return merge(old, patch, value => value === '""' || value === 'null')
 }
 
+/** The map itself when the patch changes nothing of it. */
 function merge(
   old: Strings,
   patch: Strings | undefined,
   isRemoval: (value: string) => boolean,
 ): Strings {
   if (patch === undefined) return old
-  // A Map, because `__proto__` and `constructor` are ordinary keys here.
-  const merged = new Map(Object.entries(old))
-  for (const [key, value] of Object.entries(patch)) {
-    if (isRemoval(value)) merged.delete(key)
-    else merged.set(key, value)
+  // Lists and own fields, because `__proto__` and `constructor` are ordinary keys here.
+  const fields: [string, string][] = []
+  let isChanged = false
+  for (const [key, value] of Object.entries(old)) {
+    const given = Object.hasOwn(patch, key) ? patch[key] : undefined
+    if (given === undefined) fields.push([key, value])
+    else if (isRemoval(given)) isChanged = true
+    else {
+      fields.push([key, given])
+      isChanged ||= given !== value
+    }
   }
-  return sortedMap(merged)
+  const isNew = ([key, value]: [string, string]) => !Object.hasOwn(old, key) && !isRemoval(value)
+  const added = Object.entries(patch).filter(isNew)
+  if (added.length > 0) return sortedMap([...fields, ...added])
+  return isChanged ? Object.fromEntries(fields) : old
 }
 
 function hasTooManyAnnotations(annotations: Strings): boolean {
   return Object.keys(annotations).length > annotationsMax
 }
 
-/** Both sides have the same fields in the same order and sorted maps, so their text decides. */
-function isSame(a: App | Fn | Trigger, b: App | Fn | Trigger): boolean {
-  return JSON.stringify(a) === JSON.stringify(b)
+/** Of an object and what `merge` made of it: maps that nothing changed are the same object. */
+function isSame<T extends App | Fn | Trigger>(old: T, merged: T): boolean {
+  for (const key in old) if (old[key] !== merged[key]) return false
+  return true
 }

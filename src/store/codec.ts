@@ -56,17 +56,16 @@ export function encodeCommand(command: Command, clusterVersion: number): Uint8Ar
       detail: `${command.type} needs version ${versionNeeded(command)}, not ${clusterVersion}`,
     })
   }
-  const json = encoder.encode(JSON.stringify(command))
-  const bytes = new Uint8Array(json.length + 1)
-  bytes[0] = Math.min(clusterVersion, commandVersion)
-  bytes.set(json, 1)
-  return bytes
+  // Below 128, so that it is one byte of UTF-8 too.
+  const version = String.fromCharCode(Math.min(clusterVersion, commandVersion))
+  return encoder.encode(version + JSON.stringify(command))
 }
 
 /** Throws on a version it does not know: to guess would make this node differ from the others. */
 export function decodeCommand(bytes: Uint8Array): Command {
   mustKnow(bytes[0] ?? 0)
-  const command: Command = JSON.parse(decoder.decode(bytes.subarray(1)))
+  // All of it, and then the rest of the text: a view of the bytes would cost more than both.
+  const command: Command = JSON.parse(decoder.decode(bytes).slice(1))
   if (command.type === 'cluster.version') mustKnow(command.version)
   return command
 }

@@ -55,17 +55,23 @@ export class RouteMetrics {
 }
 
 export class ApiMetrics {
-  readonly #routes = new Map<string, RouteMetrics>()
+  readonly #routes: RouteMetrics[] = []
+  /** By path, then method: a key of both would be a new text for each request. */
+  readonly #byPath = new Map<string, Map<string, RouteMetrics>>()
 
   /** `path` is the template (`/v2/fns/:fn_id`), never the path of a request. */
   route(method: string, path: string): RouteMetrics {
     const known = methods.has(method) ? method : 'other'
-    const key = `${known} ${path}`
-    const found = this.#routes.get(key)
-    if (found !== undefined) return found
-    if (this.#routes.size >= routesMax && path !== 'other') return this.route(method, 'other')
-    const route = new RouteMetrics(known, path)
-    this.#routes.set(key, route)
+    return this.#byPath.get(path)?.get(known) ?? this.#add(known, path)
+  }
+
+  #add(method: string, path: string): RouteMetrics {
+    if (this.#routes.length >= routesMax && path !== 'other') return this.route(method, 'other')
+    const route = new RouteMetrics(method, path)
+    this.#routes.push(route)
+    const ofPath = this.#byPath.get(path)
+    if (ofPath === undefined) this.#byPath.set(path, new Map([[method, route]]))
+    else ofPath.set(method, route)
     return route
   }
 
@@ -76,7 +82,7 @@ export class ApiMetrics {
       type: 'counter',
       help: 'Requests by route',
       *samples(): Generator<Sample> {
-        for (const route of routes.values()) {
+        for (const route of routes) {
           yield { value: route.requests, sharedLabels: route.labels }
         }
       },
@@ -86,7 +92,7 @@ export class ApiMetrics {
       type: 'counter',
       help: 'Answers by route, status and whose fault a failure is',
       *samples(): Generator<Sample> {
-        for (const route of routes.values()) {
+        for (const route of routes) {
           for (const { count, labels } of route.answers) {
             yield { value: count, sharedLabels: labels }
           }
@@ -98,7 +104,7 @@ export class ApiMetrics {
       type: 'histogram',
       help: 'Milliseconds from a request to its answer',
       *samples(): Generator<Sample> {
-        for (const route of routes.values()) {
+        for (const route of routes) {
           for (const { latencyMs, labels } of route.answers) {
             yield* latencyMs.samples('fn_api_latency', labels)
           }

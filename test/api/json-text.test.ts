@@ -56,6 +56,17 @@ describe(`JSON as Go reads it (FND_SEED=${seed})`, () => {
     fc.assert(property, { seed })
   })
 
+  test('the number of a body keeps its text too, at any depth', () => {
+    const text = '{"a":"b","c":{"d":[true,1.0,12345678901234567890]}}'
+    expect(stringifyExact(parseFirstObject(text))).toBe(text)
+  })
+
+  test('500 levels are read, deeper ones refused', () => {
+    const nested = (levels: number) => `${'{"a":'.repeat(levels)}null${'}'.repeat(levels)}`
+    expect(JSON.stringify(parseFirstObject(nested(500)))).toBe(nested(500))
+    for (const levels of [501, 100_000]) expect(parseFirstObject(nested(levels))).toBeUndefined()
+  })
+
   test('__proto__ is a key like any other', () => {
     const text = '{"__proto__":{"a":1}}'
     expect(stringifyExact(parseFirstObject(text))).toBe(text)

@@ -150,6 +150,7 @@ function configFrom(config: Readonly<Record<string, string>> | undefined): Confi
         : 'config keys must not contain an equals sign',
     })
   }
+  if (config !== undefined && entries.every(([key]) => key.isWellFormed())) return config
   return Object.fromEntries(entries.map(([key, value]) => [key.toWellFormed(), value]))
 }
 
