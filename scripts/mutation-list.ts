@@ -339,7 +339,7 @@ export const mutations: readonly Mutation[] = [
     'what was applied is forgotten when it cannot be settled',
     ['crash'],
     'src/store/db.ts',
-    '    if (this.#unsettled.length === 0) return\n',
-    '    if (this.#unsettled.length >= 0) return\n',
+    '      if (this.#unsettled.length > 0) this.#applyAgain()\n',
+    '      if (this.#unsettled.length > 0) this.#at = this.#settled\n',
   ),
 ]

@@ -51,6 +51,8 @@ export class Member {
    * applied meanwhile. Otherwise 0.
    */
   #stableIndex = 0
+  /** Those who wait for something to be applied know of it up to here. */
+  #toldIndex: number
   /** There is no room: set until a write or an apply succeeds again. */
   #isStarved = false
   #isTurnDue = false
@@ -72,6 +74,7 @@ export class Member {
     const limits = this.#limits
     this.#hard = log.hardState
     this.#isInstallOpen = log.installing !== ''
+    this.#toldIndex = machine.appliedIndex
     this.#proposals = new Proposals(observer)
     this.#outbox = new Outbox(options, limits.holdMs)
     this.#ticker = new Ticker({
@@ -317,7 +320,7 @@ export class Member {
     for (const { read, index } of ready.reads) this.#reads.answered(read, index, appliedIndex)
     if (!ready.mustSync && ready.snapshot === undefined) {
       this.#route(ready.answers)
-      this.#apply(ready, ready.committed)
+      this.#apply(ready.committed)
       return
     }
     const firstIndex = ready.entries[0]?.index ?? Number.POSITIVE_INFINITY
@@ -332,10 +335,8 @@ export class Member {
   /** What was committed since the write began, and need not wait for it. */
   #applyMeanwhile(stableIndex: number): void {
     if (this.#applier.isHeldUp) return
-    const entries = this.#core.takeCommitted(stableIndex)
-    if (entries.length === 0) return
-    this.#applier.add(entries)
-    this.#applied()
+    this.#applier.add(this.#core.takeCommitted(stableIndex))
+    this.#tellApplied()
   }
 
   #write(ready: Ready, late: readonly Entry[]): void {
@@ -392,24 +393,28 @@ export class Member {
     this.#cache.appended(ready.entries)
     this.#tail.appended(ready.entries)
     this.#route(ready.answers)
-    this.#apply(ready, late)
+    this.#apply(late)
     // At once: what collected meanwhile goes to the disk before anything else.
     this.#turn()
   }
 
-  #apply(ready: Ready, entries: readonly Entry[]): void {
+  #apply(entries: readonly Entry[]): void {
     this.#applier.add(entries)
     this.#applier.whenDrained(() => {
       if (!this.#isRunning()) return
       this.#core.advance()
       this.#isBusy = false
-      if (ready.committed.length > 0 || ready.snapshot !== undefined) this.#applied()
+      this.#tellApplied()
       this.#turnSoon()
     })
   }
 
-  #applied(): void {
-    this.#reads.applied(this.#options.machine.appliedIndex)
+  /** Also of what was held up when it was handed over, by whoever comes here first. */
+  #tellApplied(): void {
+    const { appliedIndex } = this.#options.machine
+    if (appliedIndex === this.#toldIndex) return
+    this.#toldIndex = appliedIndex
+    this.#reads.applied(appliedIndex)
     for (const peer of this.#tail.heldPeers) {
       const progress = this.#core.status().progress.get(peer)
       if (progress?.state !== 'snapshot') this.#tail.release(peer)

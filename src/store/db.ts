@@ -31,6 +31,13 @@ import { Wal } from './wal.ts'
 const openTimeoutMs = 100
 const restoreTimeoutMs = 1000
 
+/**
+ * Pages that the open transaction changed stay in memory up to this many, 64 MiB; SQLite's own
+ * bound is 2 MiB. It writes them to the WAL when it needs room for others, also for those of a
+ * query, and on a full disk it is the query that fails, and takes the transaction with it.
+ */
+const spillPages = 16_384
+
 /** Receives what one batch changed, in the turn in which it became durable here. */
 export type ChangesListener = (changes: readonly Change[]) => void
 
@@ -55,6 +62,7 @@ export class StateDb implements StateMachine, Disposable {
   readonly #stagedDir: string
   readonly #statements = new Map<string, Statement<Row, SqlValue[]>>()
   readonly #tx: Tx
+  readonly #rows: Pick<Tx, 'get' | 'all'>
   readonly #thread: DiskWork
   readonly #ownThread: DiskThread | undefined
   #db: Database
@@ -65,6 +73,8 @@ export class StateDb implements StateMachine, Disposable {
   #settled = this.#at
   /** What was applied since, which is what the open transaction holds. */
   #unsettled: CommittedEntry[] = []
+  /** What was applied is lost to those who read, so that the process must end. */
+  #fault: Error | undefined
   #clusterVersion = 0
   #nextNodeId = 0
   #onChanges: ChangesListener | undefined
@@ -83,6 +93,10 @@ export class StateDb implements StateMachine, Disposable {
       run: (sql, ...values) => {
         this.#statement(sql).run(...values)
       },
+    }
+    this.#rows = {
+      get: (sql, ...values) => this.#read(() => this.#tx.get(sql, ...values)),
+      all: (sql, ...values) => this.#read(() => this.#tx.all(sql, ...values)),
     }
     this.#readMeta()
   }
@@ -118,7 +132,7 @@ export class StateDb implements StateMachine, Disposable {
    * after `install`.
    */
   get rows(): Pick<Tx, 'get' | 'all'> {
-    return this.#tx
+    return this.#rows
   }
 
   /** One listener, told after the transaction committed and before `apply` returns. */
@@ -139,14 +153,13 @@ export class StateDb implements StateMachine, Disposable {
     const fresh = entries.filter(entry => entry.index > this.#at.index)
     const skipped: undefined[] = Array(entries.length - fresh.length).fill(undefined)
     if (fresh.length === 0) return skipped
-    if (this.#wal?.fault !== undefined) throw this.#wal.fault
+    this.#mustBeSound()
     let applied: Applied
     try {
       this.#begin()
       applied = this.#applyAll(fresh)
     } catch (cause) {
-      this.#restore()
-      throw refusalOf(cause)
+      throw this.#restore() ?? refusalOf(cause)
     }
     this.#at = applied.at
     for (const entry of fresh) this.#unsettled.push(entry)
@@ -158,7 +171,7 @@ export class StateDb implements StateMachine, Disposable {
   }
 
   settle(): void {
-    if (this.#wal?.fault !== undefined) throw this.#wal.fault
+    this.#mustBeSound()
     const error = this.#commit()
     if (error !== undefined) throw error
   }
@@ -242,8 +255,28 @@ export class StateDb implements StateMachine, Disposable {
 
   // Transactions.
 
+  #mustBeSound(): void {
+    const fault = this.#fault ?? this.#wal?.fault
+    if (fault !== undefined) throw fault
+  }
+
+  /**
+   * Outside of a command. A query that fails for want of room, of memory, or by the disk makes
+   * SQLite undo the whole transaction (sqlite.org/lang_transaction.html), which is of others.
+   */
+  #read<T>(query: () => T): T {
+    if (this.#fault !== undefined) throw this.#fault
+    try {
+      return query()
+    } catch (cause) {
+      if (!this.#db.inTransaction) this.#restore()
+      throw cause
+    }
+  }
+
   #begin(): void {
     if (this.#db.inTransaction) return
+    assert(this.#unsettled.length === 0, 'the transaction holds what is not settled')
     this.#tx.run('BEGIN IMMEDIATE')
     if (this.#wal?.isBeginning === true) throw new FndError('write-overload')
   }
@@ -271,7 +304,11 @@ export class StateDb implements StateMachine, Disposable {
 
   /** Ends the transaction. With an error everything is as it was, and still to be settled. */
   #commit(): Error | undefined {
-    if (!this.#db.inTransaction) return undefined
+    if (this.#fault !== undefined) return this.#fault
+    if (!this.#db.inTransaction) {
+      assert(this.#unsettled.length === 0, 'the transaction holds what is not settled')
+      return undefined
+    }
     const { index, term, hash, confState } = this.#at
     try {
       this.#tx.run(
@@ -284,8 +321,7 @@ export class StateDb implements StateMachine, Disposable {
       )
       this.#tx.run('COMMIT')
     } catch (cause) {
-      this.#restore()
-      return refusalOf(cause)
+      return this.#restore() ?? refusalOf(cause)
     }
     this.#settled = this.#at
     this.#unsettled = []
@@ -296,11 +332,19 @@ export class StateDb implements StateMachine, Disposable {
   /**
    * Makes the rows again what they were before a statement failed. SQLite undoes the whole
    * transaction when a commit fails, and may do so at other errors, but what was applied has been
-   * seen. So it is applied again, which takes no room on the disk.
+   * seen. So it is applied again, which takes no room on the disk. Returns why it cannot be.
    */
-  #restore(): void {
-    if (this.#db.inTransaction) this.#tx.run('ROLLBACK')
-    if (this.#unsettled.length === 0) return
+  #restore(): Error | undefined {
+    try {
+      if (this.#db.inTransaction) this.#tx.run('ROLLBACK')
+      if (this.#unsettled.length > 0) this.#applyAgain()
+    } catch (cause) {
+      this.#fault = new Error('What was applied is lost until the next start', { cause })
+    }
+    return this.#fault
+  }
+
+  #applyAgain(): void {
     const { hash } = this.#at
     this.#at = this.#settled
     // The thread may have been waiting for the lock, which it holds for milliseconds.
@@ -337,6 +381,7 @@ export class StateDb implements StateMachine, Disposable {
       db.run('PRAGMA synchronous = NORMAL')
       db.run('PRAGMA wal_autocheckpoint = 0')
       db.run('PRAGMA foreign_keys = ON')
+      db.run(`PRAGMA cache_spill = ${spillPages}`)
       prepareSchema(db, this.#path)
       db.run('PRAGMA busy_timeout = 0')
       this.#wal = this.#path === ':memory:' ? undefined : new Wal(this.#path, this.#thread)

@@ -34,7 +34,8 @@ const attemptsMax = 2000
 /**
  * Makes this node the only member. Everything in its log is applied: what was acknowledged may be
  * there without this node's knowing that it was committed. Repeat it after a crash: until it is
- * done the node has no majority and changes nothing. Rejects with `StartError` at damage.
+ * done the node has no majority and changes nothing. Rejects with `StartError` at damage, and with
+ * `FndError` `disk-full`.
  */
 export async function recoverStore(options: RecoverOptions): Promise<Recovered> {
   const { storeDir, clusterId } = options
@@ -53,6 +54,8 @@ export async function recoverStore(options: RecoverOptions): Promise<Recovered> 
   }
   const identity = { clusterId, nodeId: own.nodeId, uuid: own.uuid }
   const { appliedIndex: index, appliedTerm: term } = db
+  // The log goes only when it is not needed any more: a flush alone leaves out what has no room.
+  db.settle()
   await flushed(db)
   // First the log: with it and the old configuration the node waits for members that are not there.
   await recoverLog(storeDir, identity, { index, term })

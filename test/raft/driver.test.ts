@@ -6,7 +6,9 @@ import { Group } from '../../src/raft/group.ts'
 import type { MemberLimits } from '../../src/raft/member-options.ts'
 import { noObserver } from '../../src/raft/observer.ts'
 import type { CommittedEntry, LogStore, LogWrite, StateMachine } from '../../src/raft/ports.ts'
+import { message } from '../../src/raft/role-state.ts'
 import { systemScheduler } from '../../src/raft/scheduler.ts'
+import type { Entry } from '../../src/raft/types.ts'
 import { LmdbLog } from '../../src/store/log.ts'
 import { temporaryDir } from '../store/sample.ts'
 
@@ -123,11 +125,7 @@ function newDir(): string {
   return cleanups.use(temporaryDir()).path
 }
 
-async function openGroup(
-  dir: string,
-  machine: Collector = new Collector(),
-  limits: Partial<MemberLimits> = {},
-) {
+async function openMember(dir: string, machine: Collector, limits: Partial<MemberLimits> = {}) {
   const log = new Watched(
     await LmdbLog.open({
       dir,
@@ -151,6 +149,15 @@ async function openGroup(
     await group.close()
     await log.close()
   }
+  return { member, group, close, log, fatal }
+}
+
+async function openGroup(
+  dir: string,
+  machine: Collector = new Collector(),
+  limits: Partial<MemberLimits> = {},
+) {
+  const { member, group, close, log, fatal } = await openMember(dir, machine, limits)
   cleanups.defer(close)
   member.start()
   await group.read(5000)
@@ -371,6 +378,33 @@ describe('settling', () => {
     const changes = [{ type: 'add-learner', nodeId: 2 }] as const
     await group.proposeConf({ transition: 'auto', changes })
     expect(machine.settled).toBe(machine.appliedIndex)
+  })
+})
+
+describe('a follower', () => {
+  const ofLeader = (index: number, commit: number, entries: readonly Entry[]) =>
+    message('MsgApp', 2, 1, { term: 1, logTerm: index === 0 ? 0 : 1, index, commit, entries })
+  const entry = (index: number): Entry => ({ index, term: 1, kind: 'normal', bytes: bytes(index) })
+
+  test('tells those who wait of what was held up while the log is being written', async () => {
+    const machine = new Collector()
+    machine.confState = { ...machine.confState, voters: [1, 2, 3] }
+    const { member, log, close } = await openMember(newDir(), machine)
+    cleanups.defer(close)
+    member.start()
+    member.receive([ofLeader(0, 0, [entry(1)])])
+    while (log.lastIndex < 1) await Bun.sleep(1)
+    // The second write does not end while this goes on.
+    log.faults.push(...Array.from({ length: 1000 }, () => new FndError('disk-full')))
+    member.receive([ofLeader(1, 0, [entry(2)])])
+    while (!member.isStarved) await Bun.sleep(1)
+    machine.faults.push(new FndError('write-overload'))
+    const told = new Promise(resolve => member.whenApplied(1, resolve))
+    member.receive([message('MsgHeartbeat', 2, 1, { term: 1, commit: 1 })])
+    expect(await told).toBe(true)
+    expect([machine.applied, machine.faults, log.lastIndex]).toEqual([[1], [], 1])
+    log.faults.length = 0
+    while (log.lastIndex < 2) await Bun.sleep(1)
   })
 })
 

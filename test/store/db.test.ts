@@ -299,41 +299,108 @@ describe('what is applied and not settled', () => {
     expect(names(other)).toEqual(['A', 'B'])
   })
 
-  // Only root may mount. CI is root, and the runner counts a skip as a failure.
-  test.if(process.getuid?.() === 0)('stays when there is no room to settle it', () => {
+  test('stays when a query fails and takes the transaction with it', () => {
+    using dir = temporaryDir()
+    const path = join(dir.path, 'state.db')
+    using db = new StateDb(path)
+    add(db, 'A')
+    add(db, 'B')
+    const { stateHash } = db
+    const failing = 'INSERT OR ROLLBACK INTO apps SELECT * FROM apps'
+    for (const query of ['get', 'all'] as const) {
+      expect(() => db.rows[query](failing)).toThrow(/UNIQUE/)
+      expect(db.rows.all('SELECT id FROM apps')).toEqual([{ id: 'A' }, { id: 'B' }])
+      expect([db.appliedIndex, db.stateHash]).toEqual([2, stateHash])
+    }
+    add(db, 'C')
+    db.settle()
+    using other = new Database(path, { readonly: true })
+    expect(names(other)).toEqual(['A', 'B', 'C'])
+  })
+
+  test('ends this node when it cannot be applied again', () => {
+    using dir = temporaryDir()
+    const path = join(dir.path, 'state.db')
+    {
+      using db = new StateDb(path)
+      add(db, 'A')
+      db.settle()
+      add(db, 'B')
+      // As if it had been lost while somebody else writes for long.
+      db.rows.get('ROLLBACK')
+      using writer = new Database(path)
+      writer.run('BEGIN IMMEDIATE')
+      expect(() => db.rows.get('SELECT absent')).toThrow(/no such column/)
+      for (const use of [() => db.rows.get('SELECT 1'), () => add(db, 'C'), () => db.settle()]) {
+        expect(use).toThrow(/lost until the next start/)
+      }
+    }
+    using again = new StateDb(path)
+    expect([again.appliedIndex, again.rows.all('SELECT id FROM apps')]).toEqual([1, [{ id: 'A' }]])
+  })
+
+  /** On a disk of its own, which is full from `fill` on until `use` is over. */
+  function onFullDisk(mib: number, fill: (db: StateDb) => void, use: (db: StateDb) => void): void {
     using dir = temporaryDir()
     const small = join(dir.path, 'small')
     mkdirSync(small)
-    const mount = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', small])
+    const mount = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${mib}m`, 'tmpfs', small])
     expect(mount.status).toBe(0)
     try {
       const path = join(small, 'state.db')
       const db = new StateDb(path)
-      add(db, 'A')
-      db.settle()
+      fill(db)
       const { bavail, bsize } = statfsSync(small)
       writeFileSync(join(small, 'filler'), Buffer.alloc(bavail * bsize))
-      const config = { v: 'v'.repeat(100_000) }
-      for (const id of ['B', 'C']) {
-        const app = anApp(id, { config })
-        db.apply([entryOf(db.appliedIndex + 1, { type: 'app.create', app })])
-      }
-      const { stateHash } = db
-      for (let attempt = 0; attempt < 3; attempt++) {
-        expect(() => db.settle()).toThrow(expect.objectContaining({ code: 'disk-full' }))
-        const ids = db.rows.all('SELECT id FROM apps').map(({ id }) => id)
-        expect([ids, db.appliedIndex, db.stateHash]).toEqual([['A', 'B', 'C'], 3, stateHash])
-      }
+      use(db)
       rmSync(join(small, 'filler'))
-      add(db, 'D')
+      add(db, 'last')
       db.settle()
-      const last = db.stateHash
+      const { appliedIndex, stateHash } = db
       db[Symbol.dispose]()
       using again = new StateDb(path)
-      expect([again.appliedIndex, again.stateHash]).toEqual([4, last])
+      expect([again.appliedIndex, again.stateHash]).toEqual([appliedIndex, stateHash])
+      const counted = again.rows.get('SELECT count(*) AS count FROM apps')
+      expect(counted).toEqual({ count: appliedIndex })
     } finally {
       spawnSync('umount', ['-l', small])
     }
+  }
+
+  const addBig = (db: StateDb, count: number) => {
+    const config = { v: 'v'.repeat(100_000) }
+    for (let each = 0; each < count; each++) {
+      const app = anApp(`big${db.appliedIndex}`, { config })
+      db.apply([entryOf(db.appliedIndex + 1, { type: 'app.create', app })])
+    }
+  }
+
+  // Only root may mount. CI is root, and the runner counts a skip as a failure.
+  const isRoot = process.getuid?.() === 0
+  test.if(isRoot)('stays while queries need memory and the disk is full', () => {
+    const read = (db: StateDb) => db.rows.all('SELECT * FROM apps').length
+    const fill = (db: StateDb) => {
+      addBig(db, 25)
+      db.settle()
+      addBig(db, 18)
+    }
+    onFullDisk(16, fill, db => expect([read(db), read(db), db.appliedIndex]).toEqual([43, 43, 43]))
+  })
+
+  test.if(isRoot)('stays when there is no room to settle it', () => {
+    const fill = (db: StateDb) => {
+      add(db, 'A')
+      db.settle()
+    }
+    onFullDisk(16, fill, db => {
+      addBig(db, 40)
+      const { stateHash } = db
+      for (let attempt = 0; attempt < 3; attempt++) {
+        expect(() => db.settle()).toThrow(expect.objectContaining({ code: 'disk-full' }))
+        const count = db.rows.all('SELECT id FROM apps').length
+        expect([count, db.appliedIndex, db.stateHash]).toEqual([41, 41, stateHash])
+      }
+    })
   })
 
   test('is not durable, and a flush settles it', async () => {
