@@ -445,17 +445,20 @@ function hasCommand(entry: CommittedEntry): boolean {
   return !isConf(entry) && entry.bytes.length > 0
 }
 
+/** Made once, and filled for each entry. */
+const indexBytes = new Uint8Array(8)
+const indexView = new DataView(indexBytes.buffer)
+
 function nextHash(
   previous: Uint8Array,
   entry: CommittedEntry,
   outcome: Outcome | undefined,
 ): Uint8Array {
-  const index = new Uint8Array(8)
-  new DataView(index.buffer).setBigUint64(0, BigInt(entry.index))
+  indexView.setBigUint64(0, BigInt(entry.index))
   const result = isConf(entry) ? encodeConfState(entry.confState) : JSON.stringify(outcome ?? null)
   return new Bun.CryptoHasher('sha256')
     .update(previous)
-    .update(index)
+    .update(indexBytes)
     .update(entry.bytes)
     .update(result)
     .digest()

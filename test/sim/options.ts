@@ -178,7 +178,7 @@ function calmOptionsFrom(prng: Prng): SimOptions {
       slow: sometimes(0.3, () => prng.pick([0.002, 0.02, 0.2])),
       slowMaxMs: prng.pick([electionMs / 2, electionMs * 2, 10_000]),
       error: sometimes(0.2, () => prng.pick([0.0005, 0.005])),
-      fullEveryMs: sometimes(0.2, () => electionMs * prng.between(5, 40)),
+      fullEveryMs: sometimes(0.35, () => electionMs * prng.between(5, 40)),
       fullMs: electionMs * prng.between(1, 8),
       damageEveryMs: sometimes(0.15, () => electionMs * prng.between(10, 40)),
       wipeEveryMs: sometimes(0.2, () => electionMs * prng.between(10, 40)),
