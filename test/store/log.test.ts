@@ -20,6 +20,41 @@ describe('the log', () => {
     await log.close()
   })
 
+  test('merges what came in short writes, and is cut and dropped in the middle of that', async () => {
+    using dir = temporaryDir()
+    const keys = async () => {
+      const path = join(dir.path, 'log.mdb')
+      const root = open({ path, noSubdir: true, overlappingSync: false })
+      const count = [...root.getKeys({ start: [0, 0], end: [1e9, 0] })].length
+      await root.close()
+      return count
+    }
+    let log = await openLog(dir.path)
+    for (let index = 1; index <= 500; index++) {
+      await writeLog(log, { entries: entriesFrom(index, 1) })
+      expect(log.read(Math.max(1, index - 40), 1e6).at(-1)?.index).toBe(index)
+    }
+    expect(log.read(1, 1e6)).toEqual(entriesFrom(1, 500))
+    await log.close()
+    expect(await keys()).toBeLessThan(500 / 32 + 32)
+
+    log = await openLog(dir.path)
+    expect(log.read(1, 1e6)).toEqual(entriesFrom(1, 500))
+    // Another leader's entries, then old ones leave by whole segments.
+    await writeLog(log, { entries: entriesFrom(400, 2, 10, 2) })
+    const kept = [...entriesFrom(1, 399), ...entriesFrom(400, 2, 10, 2)]
+    expect(log.read(1, 1e6)).toEqual(kept)
+    await writeLog(log, { dropThrough: 100 })
+    expect(log.firstIndex).toBeGreaterThan(50)
+    expect(log.firstIndex).toBeLessThanOrEqual(101)
+    expect(log.read(log.firstIndex, 1e6)).toEqual(kept.slice(log.firstIndex - 1))
+    const { hardState, firstIndex } = log
+    await log.close()
+    log = await openLog(dir.path)
+    expect([log.hardState, log.firstIndex, log.lastIndex]).toEqual([hardState, firstIndex, 401])
+    await log.close()
+  })
+
   test('keeps kinds, empty entries, hard state, identity and the name of a snapshot', async () => {
     using dir = temporaryDir()
     const log = await openLog(dir.path)
