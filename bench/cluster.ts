@@ -34,6 +34,7 @@ const durationMs = Number(values.seconds) * 1000
 const clientCounts = values.clients.split(',').map(Number)
 const valueBytes = 256
 const warmUpClients = 64
+const warmUpMs = 15_000
 
 interface Measured {
   readonly perSecond: number
@@ -46,7 +47,7 @@ interface Measured {
 
 interface Side {
   readonly name: string
-  readonly run: (clients: number) => Promise<Measured>
+  readonly run: (clients: number, forMs?: number) => Promise<Measured>
 }
 
 type PumpOf = (clients: number) => Promise<Omit<Pump, 'durationMs'>>
@@ -61,10 +62,10 @@ function pumpedSide(
   const cpu = () => pids.reduce((sum, pid) => sum + cpuUs(pid), 0)
   return {
     name,
-    async run(clients) {
+    async run(clients, forMs = durationMs) {
       const [beforeUs, writtenBefore] = [cpu(), (await written?.()) ?? 0]
-      const result = await runPump({ ...(await pump(clients)), durationMs })
-      const answered = (result.perSecond * durationMs) / 1000
+      const result = await runPump({ ...(await pump(clients)), durationMs: forMs })
+      const answered = (result.perSecond * forMs) / 1000
       // It has also done those of the warm-up.
       const count = written === undefined ? Number.NaN : (await written()) - writtenBefore
       if (count < answered - 1) {
@@ -83,7 +84,7 @@ interface Row {
 
 /** As after some minutes of life: what is compiled while it runs is compiled. */
 async function warmUp(sides: readonly Side[]): Promise<void> {
-  for (const side of sides) await side.run(warmUpClients)
+  for (const side of sides) await side.run(warmUpClients, warmUpMs)
 }
 
 /** All sides in turns; prints a table with ratios to the first side. */

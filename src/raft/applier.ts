@@ -61,7 +61,22 @@ export class Applier {
 
   /** The core's configuration changes here; the state machine keeps what it came to. */
   add(entries: readonly Entry[]): void {
+    this.#enqueue(entries)
+    if (!this.#isWaiting && entries.length > 0) this.#run()
+  }
+
+  /** In a later turn, unless more is added before; then `done` is called. */
+  addSoon(entries: readonly Entry[], done: () => void): void {
     if (entries.length === 0) return
+    this.#enqueue(entries)
+    this.#options.scheduler.soon(() => {
+      if (this.#isClosed) return
+      if (!this.#isWaiting && this.#queue.length > 0) this.#run()
+      done()
+    })
+  }
+
+  #enqueue(entries: readonly Entry[]): void {
     for (const entry of entries) {
       this.#queue.push(
         entry.kind === 'normal'
@@ -69,7 +84,6 @@ export class Applier {
           : { ...entry, confState: this.#options.core.applyConf(decodeConfChange(entry.bytes)) },
       )
     }
-    if (!this.#isWaiting) this.#run()
   }
 
   /** At once when nothing waits. */

@@ -327,9 +327,11 @@ export class Member {
     const stableIndex = Math.min(this.#options.log.lastIndex, firstIndex - 1)
     const early = ready.committed.filter(entry => entry.index <= stableIndex)
     this.#write(ready, ready.committed.slice(early.length))
-    this.#applier.add(early)
     // A snapshot takes the place of what could be applied.
-    if (ready.snapshot === undefined) this.#stableIndex = stableIndex
+    if (ready.snapshot !== undefined) return this.#applier.add(early)
+    this.#stableIndex = stableIndex
+    // The log gives the write to the disk in a later turn, which must not wait for this.
+    this.#applier.addSoon(early, () => this.#tellApplied())
   }
 
   /** What was committed since the write began, and need not wait for it. */

@@ -13,10 +13,10 @@
  * or has another checksum is damage, and the log does not open or read (raft.md §2.2).
  *
  * The entries of one write are one value (a segment, keyed by its first and last index): that
- * takes a third less time than a value for each. Short segments are merged, many at a time: a log of
- * ten thousand single entries would else be a tree of three levels, and a page more in each write.
- * Old entries leave by whole segments. The entry before the first is the base, of which index and
- * term stay known.
+ * takes a third less time than a value for each. Short segments are merged, many at a time: a log
+ * of ten thousand single entries would else be a tree of three levels, and a page more in each
+ * write. Old entries leave by whole segments. The entry before the first is the base, of which
+ * index and term stay known.
  */
 import { statfsSync } from 'node:fs'
 import { join } from 'node:path'

@@ -20,7 +20,7 @@ describe('the log', () => {
     await log.close()
   })
 
-  test('merges what came in short writes, and is cut and dropped in the middle of that', async () => {
+  test('merges what came in short writes, and is cut and dropped amid that', async () => {
     using dir = temporaryDir()
     const keys = async () => {
       const path = join(dir.path, 'log.mdb')
