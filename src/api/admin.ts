@@ -23,8 +23,7 @@ export interface AdminParts {
 /**
  * Hooks for one resource. Elysia's first hook of a route is `parse`, but only of routes that may
  * have a body; `transform` comes next, on all. So both check, and no byte of a stranger's body is
- * read; `parse` leaves a body behind wherever it ran. Scoped: nothing of this runs on the routes of
- * calls.
+ * read. Scoped: nothing of this runs on the routes of calls.
  */
 export function adminGuard(
   { config, authorize }: Pick<AdminParts, 'config' | 'authorize'>,
@@ -40,9 +39,7 @@ export function adminGuard(
       const isLeftOut = isBodyOptional && request.body === null
       return hasBody && !isLeftOut ? readObject(request, bytesMax) : {}
     })
-    .onTransform({ as: 'scoped' }, ({ request, body }) => {
-      if (body === undefined) authorize(request)
-    })
+    .onTransform({ as: 'scoped' }, ({ request }) => authorize(request))
 }
 
 /** For resources whose bodies are not JSON, or that have none. */

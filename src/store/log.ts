@@ -27,6 +27,7 @@ import type { Entry, HardState } from '../raft/types.ts'
 import { fsyncDir } from './fsync.ts'
 import { commitError, explained, isFullDisk, openEnvironment } from './log-file.ts'
 import { follows, laterOf } from './log-hard.ts'
+import { mergeable, mergeCount, type Span } from './log-merge.ts'
 import { Recent } from './log-recent.ts'
 import {
   type Base,
@@ -53,10 +54,6 @@ const allSegments = { start: [0, 0] as LogKey, end: [Number.MAX_SAFE_INTEGER, 0]
 
 /** Entries removed by one write at most, so that truncation never delays a write noticeably. */
 const dropMax = 2000
-/** That many short segments at the end of the log are merged by the next write. */
-const mergeCount = 32
-const shortEntriesMax = 8
-const mergedBytesMax = 64 * 1024
 /** What is promised already may be written into all of the reserve but this part of it. */
 const reserveShare = 4
 
@@ -72,11 +69,6 @@ export interface LmdbLogOptions {
    * enough to apply what the log accepted. Writes are refused at a quarter of it.
    */
   readonly freeBytesMin: number
-}
-
-interface Span {
-  readonly first: number
-  readonly last: number
 }
 
 /** What one transaction does to the entries, and what the log is after it. */
@@ -280,7 +272,7 @@ export class LmdbLog implements LogStore {
     let keepCount = segments.length
     while (keepCount > 0 && !isShort(segments[keepCount - 1] as Span)) keepCount -= 1
     const isAppend = keepCount === segments.length && entries.length > 0
-    const merged = isAppend ? this.#mergeable() : []
+    const merged = isAppend ? mergeable(segments, this.#recent.entries) : []
     if (merged.length > 0) keepCount -= mergeCount
     let dropCount = 0
     let base = this.#base
@@ -299,20 +291,6 @@ export class LmdbLog implements LogStore {
       base,
       lastIndex: Math.max(entries.at(-1)?.index ?? this.#lastIndex, base.index),
     }
-  }
-
-  /** The entries of the last segments, when all of these are short and still in memory. */
-  #mergeable(): readonly Entry[] {
-    const segments = this.#segments
-    const first = segments[segments.length - mergeCount]?.first ?? 0
-    if (first < this.#recent.firstIndex) return []
-    for (let count = 1; count <= mergeCount; count++) {
-      const segment = segments[segments.length - count]
-      if (segment === undefined || segment.last - segment.first >= shortEntriesMax) return []
-    }
-    const entries = this.#recent.entries.slice(first - this.#recent.firstIndex)
-    const bytes = entries.reduce((sum, entry) => sum + entry.bytes.length, 0)
-    return bytes > mergedBytesMax ? [] : entries
   }
 
   /** The entries of segment `cut` before the first new one: they are written again. */
