@@ -14,12 +14,23 @@ const startMsMax = 240_000
 let env: Record<string, string | undefined> = {}
 let server: Bun.Subprocess | undefined
 
-async function freePort(): Promise<number> {
+async function isFree(port: number): Promise<boolean> {
   const listener = createServer()
-  await new Promise<void>(done => listener.listen(0, '127.0.0.1', done))
-  const address = listener.address()
-  await new Promise(done => listener.close(done))
-  return typeof address === 'object' ? (address?.port ?? 0) : 0
+  const { promise, resolve } = Promise.withResolvers<boolean>()
+  listener.once('error', () => resolve(false))
+  listener.listen(port, '127.0.0.1', () => listener.close(() => resolve(true)))
+  return promise
+}
+
+/**
+ * One of two that are free, and below those that the kernel gives to connections: the install makes
+ * some before the server takes its ports, the second for its peers.
+ */
+async function freePorts(): Promise<number> {
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 10_000)
+    if ((await isFree(port)) && (await isFree(port + 1))) return port
+  }
 }
 
 /** The shell lines of a section, in order. */
@@ -40,7 +51,7 @@ async function run(line: string): Promise<string> {
 }
 
 beforeAll(async () => {
-  const port = await freePort()
+  const port = await freePorts()
   env = {
     ...process.env,
     FND_LISTEN: `127.0.0.1:${port}`,
