@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { open } from 'lmdb'
-import { LmdbLog } from '../src/store/log.ts'
+import { JournaledLog } from '../src/store/log.ts'
 import { quantile } from './figures.ts'
 import { median, table } from './fnd.ts'
 
@@ -26,7 +26,7 @@ const trailing = 10_000
 
 const dir = mkdtempSync(join(values.dir, 'fnd-log-'))
 mkdirSync(join(dir, 'log'))
-const log = await LmdbLog.open({
+const log = await JournaledLog.open({
   dir: join(dir, 'log'),
   identity: () => ({ clusterId: 'bench', nodeId: 1, uuid: 'bench' }),
   freeBytesMin: 64 * 1024 * 1024,

@@ -10,7 +10,7 @@ import { StartError } from './errors.ts'
 import { Bundles } from './store/bundles.ts'
 import { StateDb } from './store/db.ts'
 import { DataLock } from './store/lock.ts'
-import { LmdbLog } from './store/log.ts'
+import { JournaledLog } from './store/log.ts'
 import { recoverStore } from './store/recover.ts'
 import { imagesSql, referencedBundles } from './store/references.ts'
 import {
@@ -48,7 +48,11 @@ export async function inspectData(dataDir: string): Promise<DataSummary> {
   const storeDir = mustHoldData(dataDir)
   using _lock = new DataLock(dataDir)
   using db = new StateDb(join(storeDir, 'state.db'))
-  const log = await LmdbLog.open({ dir: storeDir, identity: mustHaveIdentity, freeBytesMin: 0 })
+  const log = await JournaledLog.open({
+    dir: storeDir,
+    identity: mustHaveIdentity,
+    freeBytesMin: 0,
+  })
   try {
     const { identity, lastIndex, hardState } = log
     const { appliedIndex, confState } = db

@@ -3,7 +3,8 @@
  * but its first eight bytes.
  *
  * Record 1, of one value: u8 version, 3 bytes zero, u32 CRC-32C, f64 index, f64 term, bytes.
- * Hard state by itself: a record 1 of the commit as index, the term, and the vote as a f64.
+ * Hard state by itself: a record of the commit as index, the term, and the vote as a f64; version 1,
+ * or 3 when the number of the last write of the journal that is in LMDB follows, as a f64.
  * Segment, the entries of one write and the hard state as of it: u8 version, 3 bytes zero, u32
  * CRC-32C, f64 index of the first, u32 count, u32 zero, f64 term, f64 vote, f64 commit; for each
  * entry f64 term, u32 end of its bytes, u8 kind, 3 bytes zero; then the bytes of all.
@@ -14,6 +15,8 @@ import type { Entry, EntryKind, HardState } from '../raft/types.ts'
 
 const recordVersion = 1
 const segmentVersion = 2
+/** So that a version of fnd without a journal does not go on behind what is in one. */
+const journaledVersion = 3
 const headerBytes = 24
 const segmentHeaderBytes = 48
 const entryHeaderBytes = 16
@@ -50,10 +53,13 @@ export interface ValueRecord extends Base {
   readonly bytes: Uint8Array
 }
 
-export function encodeRecord({ index, term, bytes }: ValueRecord): Uint8Array {
+export function encodeRecord(
+  { index, term, bytes }: ValueRecord,
+  version = recordVersion,
+): Uint8Array {
   const record = new Uint8Array(new ArrayBuffer(headerBytes + bytes.length))
   const view = new DataView(record.buffer)
-  view.setUint8(0, recordVersion)
+  view.setUint8(0, version)
   view.setFloat64(8, index, true)
   view.setFloat64(16, term, true)
   record.set(bytes, headerBytes)
@@ -61,8 +67,12 @@ export function encodeRecord({ index, term, bytes }: ValueRecord): Uint8Array {
 }
 
 /** `name` is for the message of the `StartError` that it throws at damage. */
-export function decodeRecord(record: Uint8Array, name: string): ValueRecord {
-  const view = checked(record, recordVersion, headerBytes, name)
+export function decodeRecord(
+  record: Uint8Array,
+  name: string,
+  versions: readonly number[] = [recordVersion],
+): ValueRecord {
+  const view = checked(record, versions, headerBytes, name)
   return {
     index: view.getFloat64(8, true),
     term: view.getFloat64(16, true),
@@ -97,22 +107,27 @@ export function encodeSegment(entries: readonly Entry[], hardState: HardState): 
 }
 
 export interface Segment {
-  readonly entries: Entry[]
+  readonly entries: readonly Entry[]
   /** As of the write that left the segment as it is. */
   readonly hardState: HardState
 }
 
-/** The entries' bytes are views of `record`. Throws `StartError` where it is not as expected. */
+/** As `decodeRecord`, of the segment at this key. The entries' bytes are views of `record`. */
 export function decodeSegment(record: Uint8Array, first: number, last: number): Segment {
   const name = first === last ? `entry ${first}` : `entries ${first} to ${last}`
-  const view = checked(record, segmentVersion, segmentHeaderBytes, name)
+  const segment = segmentIn(record, name)
+  const { entries } = segment
+  if (entries[0]?.index === first && entries.at(-1)?.index === last) return segment
+  throw new StartError(
+    `The log's record of ${name} is that of ${entries.length} entries from ` +
+      `${entries[0]?.index} on: it is damaged. ${cure}`,
+  )
+}
+
+function segmentIn(record: Uint8Array, name: string): Segment {
+  const view = checked(record, [segmentVersion], segmentHeaderBytes, name)
+  const first = view.getFloat64(8, true)
   const count = view.getUint32(16, true)
-  if (view.getFloat64(8, true) !== first || count !== last - first + 1) {
-    throw new StartError(
-      `The log's record of ${name} is that of ${count} entries from ` +
-        `${view.getFloat64(8, true)} on: it is damaged. ${cure}`,
-    )
-  }
   const entries: Entry[] = []
   let start = segmentHeaderBytes + count * entryHeaderBytes
   for (let nth = 0; nth < count; nth++) {
@@ -156,15 +171,40 @@ export function textRecord(text: string): Uint8Array {
   return encodeRecord({ index: 0, term: 0, bytes: new TextEncoder().encode(text) })
 }
 
-export function hardRecord({ term, vote, commit }: HardState): Uint8Array {
-  const bytes = new Uint8Array(8)
-  new DataView(bytes.buffer).setFloat64(0, vote, true)
-  return encodeRecord({ index: commit, term, bytes })
+/** `settled` is undefined where there is no journal yet. */
+export interface HardRecord {
+  readonly hardState: HardState
+  readonly settled: number | undefined
 }
 
-export function hardStateOf({ index, term, bytes }: ValueRecord): HardState {
+export function encodeHard({ hardState, settled }: HardRecord): Uint8Array {
+  const { term, vote, commit } = hardState
+  const bytes = new Uint8Array(settled === undefined ? 8 : 16)
+  const view = new DataView(bytes.buffer)
+  view.setFloat64(0, vote, true)
+  if (settled !== undefined) view.setFloat64(8, settled, true)
+  const version = settled === undefined ? recordVersion : journaledVersion
+  return encodeRecord({ index: commit, term, bytes }, version)
+}
+
+export function decodeHard(record: Uint8Array, name: string): HardRecord {
+  const { index, term, bytes } = decodeRecord(record, name, [recordVersion, journaledVersion])
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  return { term, vote: view.getFloat64(0, true), commit: index }
+  const hardState = { term, vote: view.getFloat64(0, true), commit: index }
+  const settled = bytes.length === 8 ? undefined : view.getFloat64(8, true)
+  return { hardState, settled }
+}
+
+/** What one write of the log brings into the journal: a segment, or a hard state alone. */
+export function encodeTurn({ entries, hardState }: Segment): Uint8Array {
+  return entries.length > 0
+    ? encodeSegment(entries, hardState)
+    : encodeHard({ hardState, settled: undefined })
+}
+
+export function decodeTurn(record: Uint8Array, name: string): Segment {
+  if (record[0] === segmentVersion) return segmentIn(record, name)
+  return { entries: [], hardState: decodeHard(record, name).hardState }
 }
 
 export function baseRecord({ index, term }: Base): Uint8Array {
@@ -180,7 +220,12 @@ function sealed(record: Uint8Array, view: DataView): Uint8Array {
   return record
 }
 
-function checked(record: Uint8Array, version: number, headerBytes: number, name: string): DataView {
+function checked(
+  record: Uint8Array,
+  versions: readonly number[],
+  headerBytes: number,
+  name: string,
+): DataView {
   const view = new DataView(record.buffer, record.byteOffset, record.byteLength)
   if (record.length < headerBytes || view.getUint32(4, true) !== crc32c(record.subarray(sumFrom))) {
     throw new StartError(
@@ -188,7 +233,8 @@ function checked(record: Uint8Array, version: number, headerBytes: number, name:
         `else than was written. ${cure}`,
     )
   }
-  if (view.getUint8(0) !== version) throw unknownVersion(name, `version ${view.getUint8(0)}`)
+  const version = view.getUint8(0)
+  if (!versions.includes(version)) throw unknownVersion(name, `version ${version}`)
   return view
 }
 

@@ -1,134 +1,85 @@
 /**
- * The log on LMDB. One write is one LMDB transaction: entries, hard state, the base, and the
- * removal of entries that are old or overwritten. Its records are in the root of the environment,
- * and the hard state of a write with entries is in the record of these, so that such a write
- * changes one leaf of one tree: each page more costs it time. A write without entries puts the
- * record `hard` instead. Entries replace all that follow them, so that the newest write with
- * entries left the last segment; the hard state is that of `hard` or of the last segment, whichever
- * is later (log-hard.ts).
+ * The log: LMDB (log-tree.ts) behind a journal. Writes go into the journal, which is one write of
+ * consecutive pages and one flush, half of what a transaction of LMDB takes (bench/flush.ts). When
+ * one of the journal's two files is full, all that is in it goes home into LMDB in one transaction,
+ * while the other is written; that is to settle. A write that is large, or that replaces the log by
+ * a snapshot, goes home at once, with all that was written before.
  *
- * LMDB is opened without `overlappingSync`, so that a write's promise resolves after the fdatasync
- * of its pages and the synchronous write of the meta page; test/store/log.test.ts watches the
- * system calls. LMDB gives atomicity, so that there is no torn tail to repair: whatever is missing
- * or has another checksum is damage, and the log does not open or read (raft.md §2.2).
- *
- * The entries of one write are one value (a segment, keyed by its first and last index): that
- * takes a third less time than a value for each. Short segments are merged, many at a time: a log
- * of ten thousand single entries would else be a tree of three levels, and a page more in each
- * write. Old entries leave by whole segments. The entry before the first is the base, of which
- * index and term stay known.
+ * What is not home is kept in memory too, so that the journal is read only by a start. LMDB knows
+ * the number of the last write of the journal that it has, in the same transaction, so that each
+ * counts once.
  */
 import { statfsSync } from 'node:fs'
-import { join } from 'node:path'
-import type { RootDatabase, Transaction } from 'lmdb'
 import { assert, FndError, StartError } from '../errors.ts'
 import type { Identity, LogStore, LogWrite } from '../raft/ports.ts'
 import type { Entry, HardState } from '../raft/types.ts'
-import { fsyncDir } from './fsync.ts'
-import { commitError, explained, isFullDisk, openEnvironment } from './log-file.ts'
-import { follows, laterOf } from './log-hard.ts'
-import { mergeable, mergeCount, type Span } from './log-merge.ts'
-import { Recent } from './log-recent.ts'
-import {
-  type Base,
-  baseRecord,
-  cure,
-  decodeRecord,
-  decodeSegment,
-  encodeSegment,
-  hardRecord,
-  hardStateOf,
-  keyOf,
-  type LogKey,
-  type Segment,
-  segmentsOf,
-  textOf,
-  textRecord,
-} from './log-records.ts'
+import { Journal, journalBytes } from './journal.ts'
+import { follows } from './log-hard.ts'
+import { cure, decodeTurn, encodeTurn, type Segment } from './log-records.ts'
 import { Room } from './log-room.ts'
-import { Terms } from './log-terms.ts'
-import { type OldLog, upgradeOldLog } from './log-upgrade.ts'
+import { LogTree, type LogTreeOptions, lacks } from './log-tree.ts'
 
-/** Numbers are before strings in LMDB's order, and names are strings. */
-const allSegments = { start: [0, 0] as LogKey, end: [Number.MAX_SAFE_INTEGER, 0] as LogKey }
-
-/** Entries removed by one write at most, so that truncation never delays a write noticeably. */
-const dropMax = 2000
 /** What is promised already may be written into all of the reserve but this part of it. */
 const reserveShare = 4
 
-export interface LmdbLogOptions {
-  /** The directory that holds `log.mdb`. */
-  readonly dir: string
-  /** Who this member is, asked only when the log is new. */
-  readonly identity: () => Identity | Promise<Identity>
-  /** Where a new log begins, for a state that is there already; index and term 0 unless given. */
-  readonly base?: Base
+export interface JournaledLogOptions extends LogTreeOptions {
   /**
    * `hasRoom` is false while the filesystem has less room than this, so that there is always
    * enough to apply what the log accepted. Writes are refused at a quarter of it.
    */
   readonly freeBytesMin: number
+  /** Of each of the journal's files, always the same for one directory; 2 MiB unless given. */
+  readonly journalBytes?: number
 }
 
-/** What one transaction does to the entries, and what the log is after it. */
-interface Plan {
-  readonly removed: readonly Span[]
-  readonly added: readonly (readonly Entry[])[]
-  /** How many segments leave at the front, and how many stay before those added. */
-  readonly dropCount: number
-  readonly keepCount: number
-  readonly base: Base
-  readonly lastIndex: number
-}
-
-export class LmdbLog implements LogStore {
-  readonly #freeBytesMin: number
+export class JournaledLog implements LogStore {
+  readonly #tree: LogTree
+  readonly #journal: Journal
   readonly #room: Room
-  readonly #root: RootDatabase<Uint8Array, LogKey>
-  #identity: Identity = { clusterId: '', nodeId: 0, uuid: '' }
-  #hardState: HardState = { term: 0, vote: 0, commit: 0 }
-  #base: Base = { index: 0, term: 0 }
-  #installing = ''
-  #lastIndex = 0
-  /** Ascending and without gaps, as in the file. */
-  readonly #segments: Span[] = []
-  #terms = new Terms()
-  readonly #recent = new Recent()
+  readonly #freeBytesMin: number
+  #hardState: HardState
+  /** The entries from `#tailFirst` on, whatever the tree has there. */
+  #tail: Entry[] = []
+  #tailFirst: number
+  /** With the next settling. */
+  #dropThrough = 0
+  /** Where entries were written since the settling under way began. */
+  #writtenFrom = Number.POSITIVE_INFINITY
+  #settling: Promise<FndError | undefined> = Promise.resolve(undefined)
   #isWriting = false
-  /**
-   * While a write removes segments: the file as it was before. The transaction may be over some
-   * turns before its promise says so, and until then whatever this log names can be read.
-   */
-  #before: Transaction | undefined
   #closed: 'no' | 'closed' | 'failed' = 'no'
 
   /** Opens the log, or makes one in a directory that is there. Rejects with `StartError`. */
-  static async open(options: LmdbLogOptions): Promise<LmdbLog> {
-    const path = join(options.dir, 'log.mdb')
-    const root = openEnvironment(path)
+  static async open(options: JournaledLogOptions): Promise<JournaledLog> {
+    const { dir, freeBytesMin, journalBytes: fileBytes = journalBytes } = options
+    const freeBytes = () => {
+      const { bavail, bsize } = statfsSync(dir)
+      return bavail * bsize
+    }
+    const tree = await LogTree.open(options, freeBytes)
     try {
-      const log = explained(() => new LmdbLog(options, root))
-      const isThere = explained(() => log.#load())
-      if (!isThere) await log.#create(options)
+      await makeJournal(tree, dir, fileBytes)
+      const { journal, writes } = Journal.open(dir, fileBytes, tree.settled ?? 0)
+      const log = new JournaledLog(tree, journal, new Room(freeBytesMin, freeBytes), freeBytesMin)
+      await log.#restore(writes.map(({ number, bytes }) => decodeTurn(bytes, `write ${number}`)))
       return log
     } catch (error) {
-      await root.close()
+      await tree.close()
       throw error
     }
   }
 
-  private constructor(options: LmdbLogOptions, root: RootDatabase<Uint8Array, LogKey>) {
-    this.#freeBytesMin = options.freeBytesMin
-    this.#room = new Room(options.freeBytesMin, () => {
-      const { bavail, bsize } = statfsSync(options.dir)
-      return bavail * bsize
-    })
-    this.#root = root
+  private constructor(tree: LogTree, journal: Journal, room: Room, freeBytesMin: number) {
+    this.#tree = tree
+    this.#journal = journal
+    this.#room = room
+    this.#freeBytesMin = freeBytesMin
+    this.#hardState = tree.hardState
+    this.#tailFirst = tree.lastIndex + 1
   }
 
   get identity(): Identity {
-    return this.#identity
+    return this.#tree.identity
   }
 
   get hardState(): HardState {
@@ -136,36 +87,33 @@ export class LmdbLog implements LogStore {
   }
 
   get firstIndex(): number {
-    return this.#base.index + 1
+    return this.#tree.firstIndex
   }
 
   get lastIndex(): number {
-    return this.#lastIndex
+    return this.#tailFirst + this.#tail.length - 1
   }
 
   get installing(): string {
-    return this.#installing
+    return this.#tree.installing
   }
 
   term(index: number): number | undefined {
-    if (index < this.#base.index || index > this.#lastIndex) return undefined
-    return this.#terms.at(index)
+    if (index < this.#tailFirst) return this.#tree.term(index)
+    return this.#tail[index - this.#tailFirst]?.term
   }
 
   read(fromIndex: number, bytesMax: number): Entry[] {
     assert(fromIndex >= this.firstIndex, 'entries before the first were truncated')
-    const read: Entry[] = []
-    let bytes = 0
-    for (let index = fromIndex; index <= this.#lastIndex; ) {
-      const around = this.#around(index)
-      for (let at = index - (around[0]?.index ?? 0); at < around.length; at++) {
-        const entry = around[at] as Entry
-        bytes += entry.bytes.length
-        // More than asked for is no answer, except that one entry always is.
-        if (bytes > bytesMax && read.length > 0) return read
-        read.push(entry)
-        index += 1
-      }
+    const read = this.#tree.read(fromIndex, this.#tailFirst, bytesMax)
+    if (fromIndex + read.length < this.#tailFirst) return read
+    let bytes = read.reduce((sum, entry) => sum + entry.bytes.length, 0)
+    for (let at = fromIndex + read.length - this.#tailFirst; at < this.#tail.length; at++) {
+      const entry = this.#tail[at] as Entry
+      bytes += entry.bytes.length
+      // More than asked for is no answer, except that one entry always is.
+      if (bytes > bytesMax && read.length > 0) return read
+      read.push(entry)
     }
     return read
   }
@@ -174,9 +122,8 @@ export class LmdbLog implements LogStore {
     assert(!this.#isWriting, 'one write at a time')
     assert(this.#closed !== 'closed', 'a closed log is not written')
     this.#mustFollow(write)
-    const plan = explained(() => this.#plan(write))
     this.#isWriting = true
-    void this.#write(write, plan).then(error => {
+    void this.#write(write).then(error => {
       this.#isWriting = false
       // Outside of the promise, so that what `done` throws ends the process as any other bug.
       queueMicrotask(() => done(error))
@@ -187,10 +134,17 @@ export class LmdbLog implements LogStore {
     return this.#room.has(this.#freeBytesMin, performance.now())
   }
 
+  /** All that is in the journal goes home, if there is room. Rejects when that failed. */
   async close(): Promise<void> {
+    if (this.#closed === 'closed') return
+    await this.#settling
+    const isDue = this.#closed === 'no' && !this.#journal.isSettled
+    const error = isDue ? await this.#settle() : undefined
     // After a failure lmdb may hold its own locks for ever; the process is about to end anyway.
-    if (this.#closed === 'no') await this.#root.close()
+    if (this.#closed === 'no') await this.#tree.close()
     this.#closed = 'closed'
+    this.#journal.close()
+    if (error !== undefined && error.code !== 'disk-full') throw error
   }
 
   /** What no member may do, whatever it was told: these are the promises of raft to its log. */
@@ -199,7 +153,7 @@ export class LmdbLog implements LogStore {
     assert(follows(hardState, old), 'no term, commit or vote is undone')
     assert(reset === undefined || reset.index >= old.commit, 'no snapshot undoes what is committed')
     let index = entries[0]?.index ?? this.firstIndex
-    const end = reset === undefined ? this.#lastIndex : reset.index
+    const end = reset === undefined ? this.lastIndex : reset.index
     const begin = reset === undefined ? old.commit : reset.index
     assert(entries.length === 0 || index <= end + 1, 'entries are appended without gaps')
     assert(entries.length === 0 || index > begin, 'what is committed is never overwritten')
@@ -212,40 +166,26 @@ export class LmdbLog implements LogStore {
     }
   }
 
-  async #write(write: LogWrite, plan: Plan): Promise<Error | undefined> {
+  async #write(write: LogWrite): Promise<Error | undefined> {
     const refusal = this.#refusal(write)
     if (refusal !== undefined) {
       await new Promise(setImmediate)
       return refusal
     }
-    if (plan.removed.length > 0) this.#before = this.#root.useReadTransaction()
-    try {
-      await this.#commit(write, plan)
-    } catch (cause) {
-      return this.#failure(cause)
-    } finally {
-      this.#before?.done()
-      this.#before = undefined
+    this.#dropThrough = write.dropThrough
+    const bytes = encodeTurn(write)
+    const isOfSnapshot = write.reset !== undefined || write.isInstalled === true
+    if (isOfSnapshot || this.#journal.isLarge(bytes.length)) return this.#writeHome(write)
+    const full = await this.#makeWay(bytes.length, write.entries.length === 0)
+    if (full !== undefined) return full
+    const cause = await this.#journal.append(bytes)
+    if (cause !== undefined) {
+      // After a failed flush a later one may falsely succeed.
+      this.#closed = 'failed'
+      return new FndError('store-failed', { cause })
     }
-    this.#keep(write, plan)
+    this.#keep(write)
     return undefined
-  }
-
-  /** One transaction. Resolves when it is on the disk. */
-  #commit(write: LogWrite, { removed, added, base }: Plan): Promise<boolean> {
-    const root = this.#root
-    const values = this.#values(write, base)
-    const put = (entries: readonly Entry[]) =>
-      root.put(keyOf(entries), encodeSegment(entries, write.hardState))
-    const [only] = added
-    // What nearly every write is: a put is a transaction by itself, and less work than a batch.
-    const isOne = added.length === 1 && removed.length === 0 && values.length === 0
-    if (isOne && only !== undefined) return put(only)
-    return root.batch(() => {
-      for (const { first, last } of removed) void root.remove([first, last])
-      for (const entries of added) void put(entries)
-      for (const [name, record] of values) void root.put(name, record)
-    })
   }
 
   #refusal({ entries, reset }: LogWrite): FndError | undefined {
@@ -260,220 +200,91 @@ export class LmdbLog implements LogStore {
     return undefined
   }
 
-  #plan({ entries, reset, dropThrough }: LogWrite): Plan {
-    const segments = this.#segments
-    const isShort = (segment: Span) => segment.last < (entries[0]?.index ?? Infinity)
-    if (reset !== undefined) {
-      const lastIndex = reset.index + entries.length
-      const base = { index: reset.index, term: reset.term }
-      const added = segmentsOf(entries)
-      return { removed: [...segments], added, dropCount: 0, keepCount: 0, base, lastIndex }
-    }
-    let keepCount = segments.length
-    while (keepCount > 0 && !isShort(segments[keepCount - 1] as Span)) keepCount -= 1
-    const isAppend = keepCount === segments.length && entries.length > 0
-    const merged = isAppend ? mergeable(segments, this.#recent.entries) : []
-    if (merged.length > 0) keepCount -= mergeCount
-    let dropCount = 0
-    let base = this.#base
-    const dropEnd = Math.min(dropThrough, this.#base.index + dropMax)
-    while (dropCount < keepCount && (segments[dropCount]?.last ?? Infinity) <= dropEnd)
-      dropCount += 1
-    const dropped = segments[dropCount - 1]
-    if (dropped !== undefined) base = { index: dropped.last, term: this.term(dropped.last) ?? 0 }
-    const cut = segments.slice(keepCount)
-    const kept = merged.length > 0 ? merged : this.#remains(cut[0], entries[0])
-    return {
-      removed: [...segments.slice(0, dropCount), ...cut],
-      added: segmentsOf([...kept, ...entries]),
-      dropCount,
-      keepCount,
-      base,
-      lastIndex: Math.max(entries.at(-1)?.index ?? this.#lastIndex, base.index),
-    }
+  /** Room in the journal for so many bytes. */
+  async #makeWay(length: number, mayUseReserve: boolean): Promise<FndError | undefined> {
+    if (this.#journal.fits(length, mayUseReserve)) return undefined
+    await this.#settling
+    // What did not find its way home before goes with what was written since.
+    if (!this.#journal.canTurn) return this.#settle()
+    this.#settling = this.#settle()
+    this.#journal.turn()
+    return undefined
   }
 
-  /** The entries of segment `cut` before the first new one: they are written again. */
-  #remains(cut: Span | undefined, firstNew: Entry | undefined): Entry[] {
-    if (cut === undefined || firstNew === undefined || cut.first >= firstNew.index) return []
-    return this.#segment(cut).entries.slice(0, firstNew.index - cut.first)
+  /** All that is in the journal goes home. */
+  async #settle(): Promise<FndError | undefined> {
+    const { number } = this.#journal
+    const entries = [...this.#tail]
+    this.#writtenFrom = Number.POSITIVE_INFINITY
+    const write = { entries, hardState: this.#hardState, dropThrough: this.#dropThrough }
+    const error = await this.#home(write, number)
+    if (error !== undefined) return error
+    const last = entries.at(-1)?.index ?? this.#tailFirst - 1
+    this.#forgetBelow(Math.min(last + 1, this.#writtenFrom))
+    return undefined
   }
 
-  #values(write: LogWrite, base: Base): [string, Uint8Array][] {
-    const { entries, hardState, reset, isInstalled } = write
-    const values: [string, Uint8Array][] = []
-    if (entries.length === 0) values.push(['hard', hardRecord(hardState)])
-    if (base !== this.#base) values.push(['base', baseRecord(base)])
-    if (reset !== undefined) values.push(['installing', textRecord(reset.data)])
-    else if (isInstalled === true) values.push(['installing', textRecord('')])
-    return values
-  }
-
-  /** The transaction is on the disk: the log is what it says. */
-  #keep(write: LogWrite, plan: Plan): void {
-    const { entries, reset } = write
+  /** With all that was written before. */
+  async #writeHome(write: LogWrite): Promise<FndError | undefined> {
+    await this.#settling
+    const first = write.reset === undefined ? (write.entries[0]?.index ?? Infinity) : 0
+    const before = this.#tail.filter(({ index }) => index < first)
+    const { number } = this.#journal
+    const error = await this.#home({ ...write, entries: [...before, ...write.entries] }, number)
+    if (error !== undefined) return error
     this.#hardState = write.hardState
-    this.#installing = reset?.data ?? (write.isInstalled === true ? '' : this.#installing)
-    this.#segments.length = plan.keepCount
-    if (plan.dropCount > 0) this.#segments.splice(0, plan.dropCount)
-    for (const added of plan.added) {
-      const [first, last] = keyOf(added)
-      this.#segments.push({ first, last })
-    }
-    if (reset !== undefined) this.#terms = new Terms()
-    else if (entries[0] !== undefined) this.#terms.cutFrom(entries[0].index)
-    if (plan.base !== this.#base) {
-      if (reset !== undefined) this.#terms.push(plan.base.index, plan.base.term)
-      this.#terms.dropBelow(plan.base.index)
-      this.#base = plan.base
-    }
-    for (const entry of entries) this.#terms.push(entry.index, entry.term)
-    this.#lastIndex = plan.lastIndex
-    if (reset !== undefined) this.#recent.clear()
-    this.#recent.put(entries, this.firstIndex)
+    this.#tail = []
+    this.#tailFirst = this.#tree.lastIndex + 1
+    return undefined
   }
 
-  /** Some entries that are held, of which that at `index` is the first that was asked for. */
-  #around(index: number): readonly Entry[] {
-    if (index >= this.#recent.firstIndex) return this.#recent.entries
-    const segment = this.#segments[this.#segmentAt(index)]
-    assert(segment !== undefined, 'segments have no gaps')
-    return explained(() => this.#segment(segment)).entries
+  async #home(write: LogWrite, number: number): Promise<FndError | undefined> {
+    const error = await this.#tree.write(write, number)
+    if (error === undefined) this.#journal.settle(number)
+    else if (error.code !== 'disk-full') this.#closed = 'failed'
+    return error
   }
 
-  /** Position of the segment that holds `index`. */
-  #segmentAt(index: number): number {
-    let low = 0
-    let high = this.#segments.length
-    while (low < high) {
-      const middle = (low + high) >> 1
-      if ((this.#segments[middle]?.last ?? 0) < index) low = middle + 1
-      else high = middle
-    }
-    return low
+  #keep({ entries, hardState }: Segment): void {
+    this.#hardState = hardState
+    const [first] = entries
+    if (first === undefined) return
+    this.#writtenFrom = Math.min(this.#writtenFrom, first.index)
+    this.#tail.length = Math.max(0, first.index - this.#tailFirst)
+    this.#tailFirst = Math.min(this.#tailFirst, first.index)
+    for (const entry of entries) this.#tail.push(entry)
   }
 
-  #segment({ first, last }: Span): Segment {
-    const transaction = this.#before
-    const record = this.#root.get([first, last], transaction && { transaction })
-    if (record === undefined) throw new StartError(lacks(first, last))
-    return decodeSegment(record, first, last)
+  #forgetBelow(index: number): void {
+    if (index <= this.#tailFirst) return
+    this.#tail.splice(0, index - this.#tailFirst)
+    this.#tailFirst = index
   }
 
-  /** Reads what an earlier process left. False when there is nothing: the log is new. */
-  #load(): boolean {
-    upgradeOldLog(this.#root, old => this.#putOld(old))
-    for (const [first, last] of this.#root.getKeys(allSegments) as Iterable<[number, number]>) {
-      this.#segments.push({ first, last })
-    }
-    const hard = this.#value('hard')
-    const identity = this.#value('identity')
-    const base = this.#value('base')
-    if (hard === undefined || identity === undefined || base === undefined) {
-      const isNew = hard === undefined && identity === undefined && base === undefined
-      if (isNew && this.#segments.length === 0) return false
-      throw new StartError(`The log lacks its hard state or identity: it is damaged. ${cure}`)
-    }
-    this.#hardState = this.#latest(hardStateOf(hard))
-    this.#identity = JSON.parse(textOf(identity.bytes))
-    this.#base = { index: base.index, term: base.term }
-    this.#installing = textOf(this.#value('installing')?.bytes ?? new Uint8Array())
-    this.#lastIndex = this.#mustBeWhole()
-    this.#terms.push(base.index, base.term)
-    this.#learnTerms(0, this.#segments.length - 1)
-    return true
-  }
-
-  /** Given what the record `hard` says. */
-  #latest(own: HardState): HardState {
-    const last = this.#segments.at(-1)
-    if (last === undefined) return own
-    const found = laterOf(own, this.#segment(last).hardState)
-    if (found !== undefined) return found
-    throw new StartError(`The log's hard states contradict each other: it is damaged. ${cure}`)
-  }
-
-  /** Returns the last index. */
-  #mustBeWhole(): number {
-    let last = this.#base.index
-    for (const segment of this.#segments) {
-      const isNext = segment.first === last + 1 && segment.last >= segment.first
-      if (!isNext) throw new StartError(lacks(last + 1, segment.first - 1))
-      last = segment.last
+  /** What an earlier process left in the journal. */
+  async #restore(turns: readonly Segment[]): Promise<void> {
+    for (const { entries, hardState } of turns) {
+      const first = entries[0]?.index ?? this.lastIndex + 1
+      if (first > this.lastIndex + 1) throw new StartError(lacks(this.lastIndex + 1, first - 1))
+      if (!follows(hardState, this.#hardState) || first <= this.#hardState.commit) {
+        throw new StartError(`The log's journal contradicts the log: it is damaged. ${cure}`)
+      }
+      this.#keep({ entries, hardState })
     }
     const { commit } = this.#hardState
-    if (last < commit) throw new StartError(lacks(last + 1, commit))
-    return last
-  }
-
-  /** Terms never fall, so between two segments of one term all have that term. */
-  #learnTerms(from: number, to: number): void {
-    const [low, high] = [this.#segments[from], this.#segments[to]]
-    if (low === undefined || high === undefined || from > to) return
-    const { entries } = this.#segment(low)
-    for (const { index, term } of entries) this.#terms.push(index, term)
-    if (from === to || entries.at(-1)?.term === this.#segment(high).entries.at(-1)?.term) return
-    const middle = (from + 1 + to) >> 1
-    this.#learnTerms(from + 1, middle)
-    this.#learnTerms(middle + 1, to)
-  }
-
-  #value(name: string) {
-    const record = this.#root.get(name)
-    return record === undefined ? undefined : decodeRecord(record, name)
-  }
-
-  async #create({ identity, base = { index: 0, term: 0 }, dir }: LmdbLogOptions): Promise<void> {
-    this.#identity = await identity()
-    this.#base = base
-    this.#lastIndex = base.index
-    this.#terms.push(base.index, base.term)
-    this.#hardState = { term: base.term, vote: 0, commit: base.index }
-    await this.#root.batch(() => {
-      void this.#root.put('identity', textRecord(JSON.stringify(this.#identity)))
-      void this.#root.put('base', baseRecord(base))
-      void this.#root.put('hard', hardRecord(this.#hardState))
-    })
-    await fsyncDir(dir)
-  }
-
-  /** Within a transaction. */
-  #putOld({ entries: all, hardState, identity, base }: OldLog): void {
-    for (const entries of segmentsOf(all)) {
-      this.#root.putSync(keyOf(entries), encodeSegment(entries, hardState))
-    }
-    this.#root.putSync('identity', textRecord(JSON.stringify(identity)))
-    this.#root.putSync('base', baseRecord(base))
-    this.#root.putSync('hard', hardRecord(hardState))
-  }
-
-  /**
-   * LMDB refuses every further transaction once the meta page could not be written. It must be
-   * asked in this way: an asynchronous write would never settle.
-   */
-  #isUsable(): boolean {
-    try {
-      this.#root.transactionSync(() => undefined)
-      return true
-    } catch {
-      return false
-    }
-  }
-
-  /**
-   * A full disk shows when the pages are written, before the meta page that would make them count:
-   * the transaction is void, later ones never refer to its pages, and the next may succeed.
-   * Anything else may be a failed fsync, which is final.
-   */
-  async #failure(cause: unknown): Promise<FndError> {
-    const error = await commitError(cause)
-    const isFull = isFullDisk(error, this.#room.look(performance.now()))
-    if (isFull && this.#isUsable()) return new FndError('disk-full', { cause: error })
-    this.#closed = 'failed'
-    return new FndError('store-failed', { cause: error })
+    if (this.lastIndex < commit) throw new StartError(lacks(this.lastIndex + 1, commit))
+    if (this.#journal.isSettled) return
+    // Without room it stays in the journal, and in memory.
+    const error = await this.#settle()
+    if (error !== undefined && error.code !== 'disk-full') throw error
   }
 }
 
-function lacks(first: number, last: number): string {
-  return `The log lacks entries between ${first} and ${last}: it is damaged. ${cure}`
+/** A log that is new, or of a version without a journal, gets one. */
+async function makeJournal(tree: LogTree, dir: string, fileBytes: number): Promise<void> {
+  if (tree.settled !== undefined) return
+  await Journal.create(dir, fileBytes)
+  const { hardState } = tree
+  const error = await tree.write({ entries: [], hardState, dropThrough: 0 }, 0)
+  if (error !== undefined) throw error
 }

@@ -8,8 +8,9 @@ import { join } from 'node:path'
 import type { CommittedEntry, Identity } from '../raft/ports.ts'
 import { StateDb } from './db.ts'
 import { fsyncDir } from './fsync.ts'
-import { LmdbLog } from './log.ts'
+import { JournaledLog } from './log.ts'
 import type { Base } from './log-records.ts'
+import { LogTree } from './log-tree.ts'
 
 export interface RecoverOptions {
   /** Holds `state.db`, and `log.mdb` unless it is of a backup. */
@@ -43,7 +44,7 @@ export async function recoverStore(options: RecoverOptions): Promise<Recovered> 
   let own = { nodeId: db.idFor(options.uuid), uuid: options.uuid }
   const before = db.appliedIndex
   if (existsSync(join(storeDir, 'log.mdb'))) {
-    const log = await LmdbLog.open({ dir: storeDir, identity: noIdentity, freeBytesMin: 0 })
+    const log = await JournaledLog.open({ dir: storeDir, identity: noIdentity, freeBytesMin: 0 })
     try {
       await finishInstall(log, db)
       await applyRest(log, db)
@@ -69,8 +70,9 @@ export async function recoverLog(dir: string, identity: Identity, base: Base): P
   const fresh = join(dir, 'log.new')
   rmSync(fresh, { recursive: true, force: true })
   mkdirSync(fresh, { mode: 0o700 })
-  const log = await LmdbLog.open({ dir: fresh, identity: () => identity, base, freeBytesMin: 0 })
-  await log.close()
+  // Without a journal: the next start makes one, in the place of that of the old log.
+  const tree = await LogTree.open({ dir: fresh, identity: () => identity, base }, () => 0)
+  await tree.close()
   rmSync(join(dir, 'log.mdb-lock'), { force: true })
   renameSync(join(fresh, 'log.mdb'), join(dir, 'log.mdb'))
   await fsyncDir(dir)
@@ -78,7 +80,7 @@ export async function recoverLog(dir: string, identity: Identity, base: Base): P
 }
 
 /** Installs a snapshot of which the log does not know that it was installed. */
-export async function finishInstall(log: LmdbLog, db: StateDb): Promise<void> {
+export async function finishInstall(log: JournaledLog, db: StateDb): Promise<void> {
   if (log.installing === '') return
   const name = log.installing
   await new Promise<void>((resolve, reject) => {
@@ -93,7 +95,7 @@ export async function finishInstall(log: LmdbLog, db: StateDb): Promise<void> {
   })
 }
 
-async function applyRest(log: LmdbLog, db: StateDb): Promise<void> {
+async function applyRest(log: JournaledLog, db: StateDb): Promise<void> {
   const { confState } = db
   for (let index = db.appliedIndex + 1; index <= log.lastIndex; ) {
     const entries = log.read(index, readBytesMax)

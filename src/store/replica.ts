@@ -21,7 +21,7 @@ import { DiskThread } from './disk-work.ts'
 import { makeDir } from './fsync.ts'
 import { inSlices } from './in-slices.ts'
 import { DataLock } from './lock.ts'
-import { LmdbLog } from './log.ts'
+import { JournaledLog } from './log.ts'
 import type { App, Fn, Trigger } from './objects.ts'
 import { Queries } from './queries.ts'
 import { finishInstall } from './recover.ts'
@@ -99,7 +99,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   mustNotBeHalfRestored(dataDir)
   const storeDir = join(dataDir, 'store')
   await makeDir(storeDir, 0o700)
-  const log = await LmdbLog.open({
+  const log = await JournaledLog.open({
     dir: storeDir,
     identity: () => options.identity?.(dataDir) ?? firstIdentity(),
     freeBytesMin,
@@ -165,7 +165,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   }
 }
 
-function started(member: Member, log: LmdbLog, { confState }: StateDb): Promise<void> {
+function started(member: Member, log: JournaledLog, { confState }: StateDb): Promise<void> {
   // What the log of the only voter holds is committed, or is about to be.
   const isAlone = isOnlyVoter(confState, log.identity.nodeId)
   const index = isAlone ? log.lastIndex : member.commit

@@ -9,7 +9,7 @@ import type { CommittedEntry, LogStore, LogWrite, StateMachine } from '../../src
 import { message } from '../../src/raft/role-state.ts'
 import { systemScheduler } from '../../src/raft/scheduler.ts'
 import type { Entry } from '../../src/raft/types.ts'
-import { LmdbLog } from '../../src/store/log.ts'
+import { JournaledLog } from '../../src/store/log.ts'
 import { temporaryDir } from '../store/sample.ts'
 
 /** Collects first bytes, in memory, as if on a disk of its own. */
@@ -61,9 +61,9 @@ class Watched implements LogStore {
   /** Given instead of the next writes that hold entries of proposals. */
   readonly faults: Error[] = []
   isFull = false
-  readonly #log: LmdbLog
+  readonly #log: JournaledLog
 
-  constructor(log: LmdbLog) {
+  constructor(log: JournaledLog) {
     this.#log = log
   }
 
@@ -127,7 +127,7 @@ function newDir(): string {
 
 async function openMember(dir: string, machine: Collector, limits: Partial<MemberLimits> = {}) {
   const log = new Watched(
-    await LmdbLog.open({
+    await JournaledLog.open({
       dir,
       identity: () => ({ clusterId: 'c', nodeId: 1, uuid: 'u' }),
       freeBytesMin: 0,

@@ -5,7 +5,7 @@ import { truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { open } from 'lmdb'
 import { StartError } from '../../src/errors.ts'
-import { encodeRecord, hardRecord, type LogKey } from '../../src/store/log-records.ts'
+import { encodeHard, encodeRecord, type LogKey } from '../../src/store/log-records.ts'
 import { entriesFrom, openLog, temporaryDir, withFive, writeLog } from './sample.ts'
 
 const strace = (...args: string[]) =>
@@ -104,7 +104,10 @@ describe('damage', () => {
     await writeLog(log, { entries: entriesFrom(1, 2) })
     await writeLog(log, { entries: entriesFrom(3, 1), hardState: { term: 1, vote: 1, commit: 2 } })
     await log.close()
-    await tamper(dir.path, records => void records.set('hard', hardRecord(hardState)))
+    await tamper(
+      dir.path,
+      records => void records.set('hard', encodeHard({ hardState, settled: undefined })),
+    )
     await expect(openLog(dir.path)).rejects.toThrow(/hard states contradict.*new node/)
   })
 

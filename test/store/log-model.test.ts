@@ -2,7 +2,7 @@
 import { expect, test } from 'bun:test'
 import fc from 'fast-check'
 import type { Entry } from '../../src/raft/types.ts'
-import type { LmdbLog } from '../../src/store/log.ts'
+import type { JournaledLog } from '../../src/store/log.ts'
 import { seeded } from '../seed.ts'
 import { entriesFrom, openLog, temporaryDir, writeLog } from './sample.ts'
 
@@ -79,7 +79,11 @@ test('any sequence of writes leaves what a list would hold, after a restart too'
   )
 }, 60_000)
 
-function mustHold(log: LmdbLog, model: readonly Entry[], base: { index: number; term: number }) {
+function mustHold(
+  log: JournaledLog,
+  model: readonly Entry[],
+  base: { index: number; term: number },
+) {
   const { firstIndex, lastIndex } = log
   expect(lastIndex).toBe(model.at(-1)?.index ?? base.index)
   const held = model.filter(entry => entry.index >= firstIndex)

@@ -7,7 +7,7 @@ import type { Entry } from '../../src/raft/types.ts'
 import { commandVersion, encodeCommand } from '../../src/store/codec.ts'
 import type { Command, NodeJoin } from '../../src/store/commands.ts'
 import type { StateDb } from '../../src/store/db.ts'
-import { LmdbLog } from '../../src/store/log.ts'
+import { JournaledLog } from '../../src/store/log.ts'
 import type { App, Fn, Trigger } from '../../src/store/objects.ts'
 import { openStore, type Store, type StoreOptions } from '../../src/store/replica.ts'
 import { Snapshots, type TakenSnapshot } from '../../src/store/snapshots.ts'
@@ -70,9 +70,9 @@ export function temporaryDir(): Disposable & { readonly path: string } {
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) }
 }
 
-export function openLog(dir: string, freeBytesMin = 0, nodeId = 1): Promise<LmdbLog> {
+export function openLog(dir: string, freeBytesMin = 0, nodeId = 1): Promise<JournaledLog> {
   const identity = () => ({ clusterId: 'c', nodeId, uuid: 'u' })
-  return LmdbLog.open({ dir, identity, freeBytesMin })
+  return JournaledLog.open({ dir, identity, freeBytesMin })
 }
 
 /** Entries of one term, each filled with its index. */
@@ -86,7 +86,7 @@ export function entriesFrom(first: number, count: number, length = 10, term = 1)
 }
 
 /** What is not given stays as it is; the term rises to that of the entries. */
-export function writeLog(log: LmdbLog, changes: Partial<LogWrite>): Promise<void> {
+export function writeLog(log: JournaledLog, changes: Partial<LogWrite>): Promise<void> {
   const { hardState } = log
   const term = Math.max(hardState.term, changes.entries?.at(-1)?.term ?? 0)
   const write = { entries: [], hardState: { ...hardState, term }, dropThrough: 0, ...changes }
