@@ -46,16 +46,19 @@ export function sectorCount(length: number): number {
   return Math.max(1, Math.ceil(length / partBytes))
 }
 
-export function encodeSectors({ number, bytes }: JournalWrite): Uint8Array {
+/** Writes it into the beginning of `room`; returns what of it that took. */
+export function encodeSectors({ number, bytes }: JournalWrite, room: Uint8Array): Uint8Array {
   const count = sectorCount(bytes.length)
-  const sectors = new Uint8Array(count * sectorBytes)
-  const view = new DataView(sectors.buffer)
+  const sectors = room.subarray(0, count * sectorBytes)
+  const view = new DataView(sectors.buffer, sectors.byteOffset, sectors.byteLength)
   for (let part = 0; part < count; part++) {
     const at = part * sectorBytes
+    const payload = bytes.subarray(part * partBytes, (part + 1) * partBytes)
     view.setUint32(at + 4, part, true)
     view.setFloat64(at + 8, number, true)
     view.setUint32(at + 16, bytes.length, true)
-    sectors.set(bytes.subarray(part * partBytes, (part + 1) * partBytes), at + headerBytes)
+    sectors.set(payload, at + headerBytes)
+    sectors.fill(0, at + headerBytes + payload.length, at + sectorBytes)
     view.setUint32(at, crc32c(sectors.subarray(at + sumFrom, at + sectorBytes)), true)
   }
   return sectors
