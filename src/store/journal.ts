@@ -5,19 +5,11 @@
  */
 
 import { ptr } from 'bun:ffi'
-import {
-  closeSync,
-  constants,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  readSync,
-  write,
-  writeSync,
-} from 'node:fs'
+import { closeSync, constants, openSync, readFileSync, readSync, write } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { assert, StartError } from '../errors.ts'
-import { fsyncDir } from './fsync.ts'
+import { fsyncDir, writeAll } from './fsync.ts'
 import {
   encodeSectors,
   type JournalWrite,
@@ -55,17 +47,16 @@ export class Journal {
   /** The next sector of the active file. */
   #at = 0
 
-  /** Makes empty files, on the disk, in the place of any that are there. */
+  /**
+   * Makes empty files, on the disk, in the place of any that are there. They have all their bytes
+   * from then on, so that a write finds its room. Rejects with `StartError`.
+   */
   static async create(dir: string, fileBytes: number): Promise<void> {
-    const zeros = new Uint8Array(fileBytes)
-    for (const name of fileNames) {
-      const fd = openSync(join(dir, name), 'w', 0o600)
-      try {
-        assert(writeSync(fd, zeros) === fileBytes, 'a file is written whole')
-        fsyncSync(fd)
-      } finally {
-        closeSync(fd)
-      }
+    try {
+      for (const name of fileNames) await writeZeros(join(dir, name), fileBytes)
+    } catch (cause) {
+      const { message } = cause as Error
+      throw new StartError(`The log's journal cannot be made in ${dir} (${message}).`, { cause })
     }
     await fsyncDir(dir)
   }
@@ -149,6 +140,16 @@ export class Journal {
 
   close(): void {
     for (const fd of this.#fds) closeSync(fd)
+  }
+}
+
+async function writeZeros(path: string, length: number): Promise<void> {
+  const file = await open(path, 'w', 0o600)
+  try {
+    await writeAll(file, new Uint8Array(length))
+    await file.sync()
+  } finally {
+    await file.close()
   }
 }
 
