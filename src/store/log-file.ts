@@ -10,8 +10,12 @@ import { cure, type LogKey } from './log-records.ts'
  */
 const mapBytes = 4 * 1024 ** 3
 
-export function openEnvironment(path: string): RootDatabase<Uint8Array, LogKey> {
-  mustLookLikeLmdb(path)
+/** A new file needs less. Without room for its first pages LMDB is ended by a signal. */
+const newBytes = 64 * 1024
+
+/** `freeBytes` is what the filesystem has. Throws `StartError`. */
+export function openEnvironment(path: string, freeBytes: number): RootDatabase<Uint8Array, LogKey> {
+  mustLookLikeLmdb(path, freeBytes)
   try {
     return open<Uint8Array, LogKey>({
       path,
@@ -75,10 +79,13 @@ export async function commitError(cause: unknown): Promise<unknown> {
  * looks first. Layout of lmdb's own build: a page header of 24 bytes, then MDB_meta; two meta pages
  * of which the one with the higher transaction counts.
  */
-function mustLookLikeLmdb(path: string): void {
+function mustLookLikeLmdb(path: string, freeBytes: number): void {
   const { size } = statSync(path, { throwIfNoEntry: false }) ?? { size: 0 }
   // A process that was killed while it made the file leaves it empty: LMDB begins anew.
-  if (size === 0) return
+  if (size === 0) {
+    if (freeBytes >= newBytes) return
+    throw new StartError(`There is no room on the disk for a log (${path}).`)
+  }
   const pageBytesMin = 4096
   const head = new Uint8Array(2 * 65_536)
   const fd = openSync(path, 'r')

@@ -1,3 +1,11 @@
+import { statfsSync } from 'node:fs'
+
+/** What a filesystem has for us, in bytes. */
+export function freeBytesOf(dir: string): number {
+  const { bavail, bsize } = statfsSync(dir)
+  return bavail * bsize
+}
+
 /**
  * Whether the filesystem has room, without asking it at every write: that would be some percent of
  * what a write takes of the event loop.

@@ -39,6 +39,7 @@ import {
   textOf,
   textRecord,
 } from './log-records.ts'
+import { freeBytesOf } from './log-room.ts'
 import { Terms } from './log-terms.ts'
 import { type OldLog, upgradeOldLog } from './log-upgrade.ts'
 
@@ -75,8 +76,7 @@ interface Plan {
 
 export class LogTree {
   readonly #root: RootDatabase<Uint8Array, LogKey>
-  /** Of the filesystem. */
-  readonly #freeBytes: () => number
+  readonly #dir: string
   #identity: Identity = { clusterId: '', nodeId: 0, uuid: '' }
   #hardState: HardState = { term: 0, vote: 0, commit: 0 }
   #base: Base = { index: 0, term: 0 }
@@ -95,10 +95,11 @@ export class LogTree {
   #closed: 'no' | 'closed' | 'failed' = 'no'
 
   /** Opens it, or makes one in a directory that is there. Rejects with `StartError`. */
-  static async open(options: LogTreeOptions, freeBytes: () => number): Promise<LogTree> {
-    const root = openEnvironment(join(options.dir, 'log.mdb'))
+  static async open(options: LogTreeOptions): Promise<LogTree> {
+    const { dir } = options
+    const root = openEnvironment(join(dir, 'log.mdb'), freeBytesOf(dir))
     try {
-      const tree = explained(() => new LogTree(root, freeBytes))
+      const tree = explained(() => new LogTree(root, dir))
       const isThere = explained(() => tree.#load())
       if (!isThere) await tree.#create(options)
       return tree
@@ -108,9 +109,9 @@ export class LogTree {
     }
   }
 
-  private constructor(root: RootDatabase<Uint8Array, LogKey>, freeBytes: () => number) {
+  private constructor(root: RootDatabase<Uint8Array, LogKey>, dir: string) {
     this.#root = root
-    this.#freeBytes = freeBytes
+    this.#dir = dir
   }
 
   get identity(): Identity {
@@ -393,7 +394,7 @@ export class LogTree {
    */
   async #failure(cause: unknown): Promise<FndError> {
     const error = await commitError(cause)
-    const isFull = isFullDisk(error, this.#freeBytes())
+    const isFull = isFullDisk(error, freeBytesOf(this.#dir))
     if (isFull && this.#isUsable()) return new FndError('disk-full', { cause: error })
     this.#closed = 'failed'
     return new FndError('store-failed', { cause: error })

@@ -9,14 +9,13 @@
  * the number of the last write of the journal that it has, in the same transaction, so that each
  * counts once.
  */
-import { statfsSync } from 'node:fs'
 import { assert, FndError, StartError } from '../errors.ts'
 import type { Identity, LogStore, LogWrite } from '../raft/ports.ts'
 import type { Entry, HardState } from '../raft/types.ts'
 import { Journal, journalBytes } from './journal.ts'
 import { follows } from './log-hard.ts'
 import { cure, decodeTurn, encodeTurn, type Segment } from './log-records.ts'
-import { Room } from './log-room.ts'
+import { freeBytesOf, Room } from './log-room.ts'
 import { LogTree, type LogTreeOptions, lacks } from './log-tree.ts'
 
 /** What is promised already may be written into all of the reserve but this part of it. */
@@ -52,15 +51,16 @@ export class JournaledLog implements LogStore {
   /** Opens the log, or makes one in a directory that is there. Rejects with `StartError`. */
   static async open(options: JournaledLogOptions): Promise<JournaledLog> {
     const { dir, freeBytesMin, journalBytes: fileBytes = journalBytes } = options
-    const freeBytes = () => {
-      const { bavail, bsize } = statfsSync(dir)
-      return bavail * bsize
-    }
-    const tree = await LogTree.open(options, freeBytes)
+    const tree = await LogTree.open(options)
     try {
       await makeJournal(tree, dir, fileBytes)
       const { journal, writes } = Journal.open(dir, fileBytes, tree.settled ?? 0)
-      const log = new JournaledLog(tree, journal, new Room(freeBytesMin, freeBytes), freeBytesMin)
+      const log = new JournaledLog(
+        tree,
+        journal,
+        new Room(freeBytesMin, () => freeBytesOf(dir)),
+        freeBytesMin,
+      )
       await log.#restore(writes.map(({ number, bytes }) => decodeTurn(bytes, `write ${number}`)))
       return log
     } catch (error) {

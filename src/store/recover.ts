@@ -71,7 +71,7 @@ export async function recoverLog(dir: string, identity: Identity, base: Base): P
   rmSync(fresh, { recursive: true, force: true })
   mkdirSync(fresh, { mode: 0o700 })
   // Without a journal: the next start makes one, in the place of that of the old log.
-  const tree = await LogTree.open({ dir: fresh, identity: () => identity, base }, () => 0)
+  const tree = await LogTree.open({ dir: fresh, identity: () => identity, base })
   await tree.close()
   rmSync(join(dir, 'log.mdb-lock'), { force: true })
   renameSync(join(fresh, 'log.mdb'), join(dir, 'log.mdb'))
