@@ -1,5 +1,5 @@
 /** Objects and directories for the tests of the store. */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { LogWrite, StateMachine } from '../../src/raft/ports.ts'
@@ -86,6 +86,21 @@ export const smallJournal = 16 * 1024
 
 export function openSmallLog(dir: string, freeBytesMin = 0): Promise<JournaledLog> {
   return openLog(dir, freeBytesMin, 1, smallJournal)
+}
+
+/**
+ * Copies a log that is open as the death of its process would leave it at this moment. No write may
+ * be under way, but the journal may be on its way home: LMDB leaves the pages that count untouched
+ * until it writes its meta page, and when that happened meanwhile all is copied again.
+ */
+export function copyLog(from: string, to: string): void {
+  const names = ['log.mdb', 'log-0.journal', 'log-1.journal']
+  const metaPages = () => readFileSync(join(from, 'log.mdb')).subarray(0, 2 * 4096)
+  for (let isSame = false; !isSame; ) {
+    const before = metaPages()
+    for (const name of names) writeFileSync(join(to, name), readFileSync(join(from, name)))
+    isSame = metaPages().equals(before)
+  }
 }
 
 /** Entries of one term, each filled with its index. */
