@@ -122,7 +122,7 @@ describe('after crashes at any write', () => {
   test('a scan gives what was acknowledged, and what was not only when it is whole', () => {
     let torn = 0
     fc.assert(
-      fc.property(fc.array(step, { minLength: 1, maxLength: 60 }), steps => {
+      fc.property(fc.array(step, { minLength: 1, maxLength: 60, size: 'max' }), steps => {
         const disk = new Disk()
         for (const given of [...steps, { kind: 'check' as const }]) {
           if (given.kind === 'append') disk.append(given.length)
@@ -212,7 +212,7 @@ describe('a bit that was flipped', () => {
   test('in any journal that a sequence of writes leaves', () => {
     fc.assert(
       fc.property(
-        fc.array(lengths, { minLength: 1, maxLength: 40 }),
+        fc.array(lengths, { minLength: 1, maxLength: 40, size: 'max' }),
         fc.nat(),
         fc.nat(7),
         (all, place, bit) => {
@@ -258,7 +258,7 @@ describe('a write that the disk lost', () => {
   test('in the middle is found, whatever sectors of it', () => {
     fc.assert(
       fc.property(
-        fc.array(lengths, { minLength: 1, maxLength: 20 }),
+        fc.array(lengths, { minLength: 1, maxLength: 20, size: 'max' }),
         fc.array(lengths, { minLength: 2, maxLength: 4 }),
         fc.nat(),
         fc.integer({ min: 1, max: 31 }),
