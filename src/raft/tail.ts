@@ -40,6 +40,7 @@ export class LogTail {
   readonly #scheduler: Scheduler
   readonly #limits: TailLimits
   readonly #onFail: (error: Error) => void
+  /** Of the entries that may not leave yet. */
   #window = new Window(1)
   #droppableIndex = 0
   #isFlushing = false
@@ -161,11 +162,8 @@ export class LogTail {
     const isDue =
       this.#window.count > trailingMax + flushEveryMax ||
       this.#window.bytes > trailingBytesMax + flushEveryBytes
-    const isUnderWay =
-      !this.#isChecked || this.#isFlushing || this.#droppableIndex >= this.#log.firstIndex
-    if (!isDue || isUnderWay) return
-    const outside = this.#outside()
-    if (outside < this.#log.firstIndex) return
+    if (!isDue || !this.#isChecked || this.#isFlushing) return
+    if (this.#outside() < this.#window.firstIndex) return
     this.#isFlushing = true
     this.#scheduler.soon(() => {
       if (!this.#isClosed) this.#flush()
@@ -182,6 +180,9 @@ export class LogTail {
       if (resets !== this.#resets) return
       // Of the window as it is by then: entries at its end may have been replaced.
       this.#droppableIndex = Math.min(this.#outside(), durableIndex)
+      // The log lets go of them later and by whole segments: it may keep some of them for long, and
+      // when the next flush is due does not depend on that.
+      this.#window.dropBelow(this.#droppableIndex + 1)
     })
   }
 

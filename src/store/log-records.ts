@@ -3,8 +3,8 @@
  * but its first eight bytes.
  *
  * Record 1, of one value: u8 version, 3 bytes zero, u32 CRC-32C, f64 index, f64 term, bytes.
- * Hard state by itself: a record of the commit as index, the term, and the vote as a f64; version 1,
- * or 3 when the number of the last write of the journal that is in LMDB follows, as a f64.
+ * Hard state by itself: a record of the commit as index, the term, and the vote as a f64; version
+ * 1, or 3 when the number of the last write of the journal that is in LMDB follows, as a f64.
  * Segment, the entries of one write and the hard state as of it: u8 version, 3 bytes zero, u32
  * CRC-32C, f64 index of the first, u32 count, u32 zero, f64 term, f64 vote, f64 commit; for each
  * entry f64 term, u32 end of its bytes, u8 kind, 3 bytes zero; then the bytes of all.

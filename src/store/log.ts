@@ -52,18 +52,18 @@ export class JournaledLog implements LogStore {
   static async open(options: JournaledLogOptions): Promise<JournaledLog> {
     const { dir, freeBytesMin, journalBytes: fileBytes = journalBytes } = options
     const tree = await LogTree.open(options)
+    let journal: Journal | undefined
     try {
       await makeJournal(tree, dir, fileBytes)
-      const { journal, writes } = Journal.open(dir, fileBytes, tree.settled ?? 0)
-      const log = new JournaledLog(
-        tree,
-        journal,
-        new Room(freeBytesMin, () => freeBytesOf(dir)),
-        freeBytesMin,
-      )
-      await log.#restore(writes.map(({ number, bytes }) => decodeTurn(bytes, `write ${number}`)))
+      const opened = Journal.open(dir, fileBytes, tree.settled ?? 0)
+      journal = opened.journal
+      const room = new Room(freeBytesMin, () => freeBytesOf(dir))
+      const log = new JournaledLog(tree, journal, room, freeBytesMin)
+      const turns = opened.writes.map(({ number, bytes }) => decodeTurn(bytes, `write ${number}`))
+      await log.#restore(turns)
       return log
     } catch (error) {
+      journal?.close()
       await tree.close()
       throw error
     }
@@ -172,7 +172,6 @@ export class JournaledLog implements LogStore {
       await new Promise(setImmediate)
       return refusal
     }
-    this.#dropThrough = write.dropThrough
     const bytes = encodeTurn(write)
     const isOfSnapshot = write.reset !== undefined || write.isInstalled === true
     if (isOfSnapshot || this.#journal.isLarge(bytes.length)) return this.#writeHome(write)
@@ -233,6 +232,7 @@ export class JournaledLog implements LogStore {
     const error = await this.#home({ ...write, entries: [...before, ...write.entries] }, number)
     if (error !== undefined) return error
     this.#hardState = write.hardState
+    this.#dropThrough = write.dropThrough
     this.#tail = []
     this.#tailFirst = this.#tree.lastIndex + 1
     return undefined
@@ -245,8 +245,10 @@ export class JournaledLog implements LogStore {
     return error
   }
 
-  #keep({ entries, hardState }: Segment): void {
+  #keep({ entries, hardState, dropThrough }: LogWrite): void {
     this.#hardState = hardState
+    // Only from here on: what may leave is committed by this hard state, not by the one before.
+    this.#dropThrough = dropThrough
     const [first] = entries
     if (first === undefined) return
     this.#writtenFrom = Math.min(this.#writtenFrom, first.index)
@@ -269,7 +271,7 @@ export class JournaledLog implements LogStore {
       if (!follows(hardState, this.#hardState) || first <= this.#hardState.commit) {
         throw new StartError(`The log's journal contradicts the log: it is damaged. ${cure}`)
       }
-      this.#keep({ entries, hardState })
+      this.#keep({ entries, hardState, dropThrough: 0 })
     }
     const { commit } = this.#hardState
     if (this.lastIndex < commit) throw new StartError(lacks(this.lastIndex + 1, commit))

@@ -37,6 +37,8 @@ export interface StoreOptions {
   readonly onFatal: (error: Error) => void
   /** Changes get `disk-full` while the filesystem has less room than this. */
   readonly freeBytesMin?: number
+  /** Of each file of the log's journal, always the same for one directory; see JournaledLog. */
+  readonly journalBytes?: number
   readonly limits?: Partial<MemberLimits>
   /**
    * Who this node is to be, asked only when the directory holds no log: the first of a new cluster
@@ -103,6 +105,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     dir: storeDir,
     identity: () => options.identity?.(dataDir) ?? firstIdentity(),
     freeBytesMin,
+    ...(options.journalBytes === undefined ? {} : { journalBytes: options.journalBytes }),
   })
   opening.defer(() => log.close())
   const database = join(storeDir, 'state.db')

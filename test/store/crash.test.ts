@@ -17,9 +17,10 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { StartError } from '../../src/errors.ts'
 import { StateDb } from '../../src/store/db.ts'
+import { journalBytes } from '../../src/store/journal.ts'
 import { openStore, type Store } from '../../src/store/replica.ts'
 import { seeded } from '../seed.ts'
-import { anApp, openAlone, openLog, temporaryDir } from './sample.ts'
+import { anApp, openAlone, openLog, smallJournal, temporaryDir } from './sample.ts'
 
 const proposer = join(import.meta.dir, 'fixtures', 'proposer.ts')
 
@@ -50,8 +51,8 @@ function fail(error: Error): never {
   throw error
 }
 
-function open(dataDir: string): Promise<Store> {
-  return openAlone({ dataDir, onFatal: fail })
+function open(dataDir: string, fileBytes = journalBytes): Promise<Store> {
+  return openAlone({ dataDir, onFatal: fail, journalBytes: fileBytes })
 }
 
 function mustHold(store: Store, acknowledged: readonly string[]): void {
@@ -108,8 +109,9 @@ test('kill -9 around flushes and cuts of the log loses nothing acknowledged', as
     // A busy machine needs more of them.
     if (round >= 10 && cuts > 3 && acknowledged.length > round) break
     // Flushed and cut all the time.
-    acknowledged.push(...(await runAndKill(dir.path, `f${round}`, forMs, '0', '10', '1')))
-    const store = await open(dir.path)
+    const narrow = ['0', '10', '1', `${smallJournal}`]
+    acknowledged.push(...(await runAndKill(dir.path, `f${round}`, forMs, ...narrow)))
+    const store = await open(dir.path, smallJournal)
     mustHold(store, acknowledged)
     const status = store.status()
     expect(status.appliedIndex).toBe(status.lastIndex)
@@ -197,29 +199,37 @@ describe('after a crash', () => {
     await expect(open(dir.path)).rejects.toThrow(/the log lost entries/)
   })
 
-  test('no byte changed anywhere in the log goes unnoticed or loses anything', async () => {
-    using dir = temporaryDir()
-    const { acknowledged } = await copyOfCrashed(dir.path)
-    const path = join(dir.path, 'store', 'log.mdb')
-    const size = statSync(path).size
-    const good = readFileSync(path)
-    const places = fc.sample(fc.nat(size - 1), { ...seeded(), numRuns: 10 })
-    let refused = 0
-    for (const place of places) {
-      rmSync(dir.path, { recursive: true })
-      cpSync(crashed.path, dir.path, { recursive: true })
-      scribble(path, place, 1, (good[place] ?? 0) ^ 0x20)
-      // A process of its own: LMDB may take it down by a signal when its own pages are damaged.
-      const child = Bun.spawn(
-        [process.execPath, join(import.meta.dir, 'fixtures', 'reader.ts'), dir.path],
-        { stdout: 'pipe', stderr: 'ignore' },
-      )
-      const ids = new Set((await new Response(child.stdout).text()).split('\n'))
-      if ((await child.exited) !== 0) refused += 1
-      else expect(acknowledged.filter(id => !ids.has(id))).toEqual([])
-    }
-    expect(refused).toBeLessThanOrEqual(places.length)
-  }, 60_000)
+  test.each([
+    ['log.mdb', 1],
+    ['log-0.journal', 0.01],
+  ])(
+    'no byte changed in %s goes unnoticed or loses anything',
+    async (name, share) => {
+      using dir = temporaryDir()
+      const { acknowledged } = await copyOfCrashed(dir.path)
+      const path = join(dir.path, 'store', name)
+      const good = readFileSync(path)
+      // The journal is written from its beginning on.
+      const end = Math.floor(good.length * share)
+      const places = fc.sample(fc.nat(end - 1), { ...seeded(), numRuns: 10 })
+      let refused = 0
+      for (const place of places) {
+        rmSync(dir.path, { recursive: true })
+        cpSync(crashed.path, dir.path, { recursive: true })
+        scribble(path, place, 1, (good[place] ?? 0) ^ 0x20)
+        // A process of its own: LMDB may take it down by a signal when its own pages are damaged.
+        const child = Bun.spawn(
+          [process.execPath, join(import.meta.dir, 'fixtures', 'reader.ts'), dir.path],
+          { stdout: 'pipe', stderr: 'ignore' },
+        )
+        const ids = new Set((await new Response(child.stdout).text()).split('\n'))
+        if ((await child.exited) !== 0) refused += 1
+        else expect(acknowledged.filter(id => !ids.has(id))).toEqual([])
+      }
+      expect(refused).toBeLessThanOrEqual(places.length)
+    },
+    60_000,
+  )
 })
 
 function scribble(path: string, at: number, count: number, byte = 0xa5): void {

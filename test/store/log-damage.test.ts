@@ -1,16 +1,13 @@
 /** What a log does with a file that is not what it wrote. */
 import { describe, expect, test } from 'bun:test'
-import { spawnSync } from 'node:child_process'
 import { truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { open } from 'lmdb'
 import { StartError } from '../../src/errors.ts'
 import { encodeHard, encodeRecord, type LogKey } from '../../src/store/log-records.ts'
+import { canTrace, strace } from './fixtures/strace.ts'
 import { entriesFrom, openLog, temporaryDir, withFive, writeLog } from './sample.ts'
 
-const strace = (...args: string[]) =>
-  spawnSync('strace', ['-f', '-qq', ...args], { timeout: 30_000 })
-const canTrace = strace('-o', '/dev/null', 'true').status === 0
 const opener = join(import.meta.dir, 'fixtures', 'opener.ts')
 
 /** First index of a segment, or the name of another record. */

@@ -1,10 +1,14 @@
-/** Random writes against a plain list. */
+/**
+ * Random writes against a plain list, with a journal so small that it goes home all the time: what
+ * a write replaces or drops is at home, in the journal, or on the way. A crash leaves the files as
+ * they are at any moment at which all that was written is acknowledged.
+ */
 import { expect, test } from 'bun:test'
 import fc from 'fast-check'
 import type { Entry } from '../../src/raft/types.ts'
 import type { JournaledLog } from '../../src/store/log.ts'
 import { seeded } from '../seed.ts'
-import { entriesFrom, openLog, temporaryDir, writeLog } from './sample.ts'
+import { copyLog, entriesFrom, openLog, temporaryDir, writeLog } from './sample.ts'
 
 const step = fc.oneof(
   {
@@ -14,7 +18,8 @@ const step = fc.oneof(
       /** How far back from the end the new entries begin. */
       back: fc.integer({ min: 0, max: 6 }),
       count: fc.integer({ min: 0, max: 8 }),
-      length: fc.constantFrom(0, 10, 3000, 150_000),
+      /** From 2 KiB on a write goes home at once. */
+      length: fc.constantFrom(0, 0, 10, 10, 100, 300, 3000, 150_000),
       commit: fc.integer({ min: 0, max: 4 }),
       drop: fc.integer({ min: 0, max: 30 }),
       isNewTerm: fc.boolean(),
@@ -29,14 +34,42 @@ const step = fc.oneof(
       count: fc.integer({ min: 0, max: 3 }),
     }),
   },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant('reopen' as const) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant('installed' as const),
+      count: fc.integer({ min: 0, max: 3 }),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('reopen' as const) }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      kind: fc.constant('crash' as const),
+      /** Turns of the loop after the last write, in which what is under way goes on. */
+      turns: fc.integer({ min: 0, max: 4 }),
+      isTwice: fc.boolean(),
+    }),
+  },
 )
 
-test('any sequence of writes leaves what a list would hold, after a restart too', async () => {
+const fileBytes = 8 * 1024
+const opened = (dir: string) => openLog(dir, 0, 1, fileBytes)
+
+test('any sequence of writes leaves what a list would hold, after a crash too', async () => {
+  let crashes = 0
   await fc.assert(
-    fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 25 }), async steps => {
-      using dir = temporaryDir()
-      let log = await openLog(dir.path)
+    fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 60, size: 'max' }), async steps => {
+      await using stack = new AsyncDisposableStack()
+      let dir = stack.use(temporaryDir()).path
+      const openIn = async (path: string) => {
+        dir = path
+        const own = await opened(path)
+        stack.defer(() => own.close())
+        return own
+      }
+      let log = await openIn(dir)
+      let installing = ''
       /** Every entry since the last reset; none is ever dropped from it. */
       let model: Entry[] = []
       let base = { index: 0, term: 0 }
@@ -46,12 +79,27 @@ test('any sequence of writes leaves what a list would hold, after a restart too'
         const { term, vote, commit } = hardState
         if (given.kind === 'reopen') {
           await log.close()
-          log = await openLog(dir.path)
+          log = await openIn(dir)
+        } else if (given.kind === 'crash') {
+          for (let turn = 0; turn < given.turns; turn++) await new Promise(setImmediate)
+          for (const _crash of given.isTwice ? [1, 2] : [1]) {
+            const crashed = stack.use(temporaryDir()).path
+            copyLog(dir, crashed)
+            log = await openIn(crashed)
+            crashes += 1
+          }
+        } else if (given.kind === 'installed') {
+          const entries = entriesFrom(last + 1, given.count, 10, Math.max(term, 1))
+          model = [...model, ...entries]
+          hardState = { ...hardState, term: Math.max(term, 1) }
+          installing = ''
+          await writeLog(log, { entries, hardState, isInstalled: true })
         } else if (given.kind === 'reset') {
           base = { index: Math.max(commit, last) + given.ahead, term: term + 1 }
           model = entriesFrom(base.index + 1, given.count, 10, term + 1)
           hardState = { term: term + 1, vote: 0, commit: base.index }
-          const reset = { ...base, data: 's' }
+          installing = `s${base.index}`
+          const reset = { ...base, data: installing }
           await writeLog(log, { entries: model, hardState, reset })
         } else {
           const first = Math.max(commit, base.index, last - given.back) + 1
@@ -70,13 +118,13 @@ test('any sequence of writes leaves what a list would hold, after a restart too'
           const dropThrough = Math.min(given.drop, hardState.commit)
           await writeLog(log, { entries, hardState, dropThrough })
         }
-        expect(log.hardState).toEqual(hardState)
+        expect([log.hardState, log.installing]).toEqual([hardState, installing])
         mustHold(log, model, base)
       }
-      await log.close()
     }),
-    seeded(60),
+    seeded(100),
   )
+  expect(crashes).toBeGreaterThan(100)
 }, 60_000)
 
 function mustHold(

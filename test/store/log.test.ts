@@ -1,11 +1,31 @@
 import { describe, expect, test } from 'bun:test'
-import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { open } from 'lmdb'
-import { FndError } from '../../src/errors.ts'
 import type { LogWrite } from '../../src/raft/ports.ts'
-import { entriesFrom, openLog, temporaryDir, withFive, writeLog } from './sample.ts'
+import { LogTree } from '../../src/store/log-tree.ts'
+import {
+  copyLog,
+  entriesFrom,
+  openLog,
+  openSmallLog,
+  temporaryDir,
+  withFive,
+  writeLog,
+} from './sample.ts'
+
+/** First and last index of each segment that is in LMDB. */
+async function segmentsIn(dir: string): Promise<[number, number][]> {
+  const path = join(dir, 'log.mdb')
+  const root = open({ path, noSubdir: true, overlappingSync: false })
+  const keys = [...root.getKeys({ start: [0, 0], end: [1e9, 0] })]
+  await root.close()
+  return keys as [number, number][]
+}
+
+function openTree(dir: string): Promise<LogTree> {
+  const identity = () => ({ clusterId: '', nodeId: 0, uuid: '' })
+  return LogTree.open({ dir, identity })
+}
 
 describe('the log', () => {
   test('gives back what was written, after a restart too', async () => {
@@ -20,38 +40,37 @@ describe('the log', () => {
     await log.close()
   })
 
-  test('merges what came in short writes, and is cut and dropped amid that', async () => {
+  test('takes short writes home together, and is cut and dropped amid that', async () => {
     using dir = temporaryDir()
-    const keys = async () => {
-      const path = join(dir.path, 'log.mdb')
-      const root = open({ path, noSubdir: true, overlappingSync: false })
-      const count = [...root.getKeys({ start: [0, 0], end: [1e9, 0] })].length
-      await root.close()
-      return count
-    }
-    let log = await openLog(dir.path)
+    let log = await openSmallLog(dir.path)
     for (let index = 1; index <= 500; index++) {
       await writeLog(log, { entries: entriesFrom(index, 1) })
       expect(log.read(Math.max(1, index - 40), 1e6).at(-1)?.index).toBe(index)
     }
     expect(log.read(1, 1e6)).toEqual(entriesFrom(1, 500))
     await log.close()
-    expect(await keys()).toBeLessThan(500 / 32 + 32)
+    // One for each file of the journal that was full, and one at the end.
+    expect((await segmentsIn(dir.path)).length).toBeGreaterThan(10)
+    expect((await segmentsIn(dir.path)).length).toBeLessThanOrEqual(500 / 31 + 1)
 
-    log = await openLog(dir.path)
+    log = await openSmallLog(dir.path)
     expect(log.read(1, 1e6)).toEqual(entriesFrom(1, 500))
     // Another leader's entries, then old ones leave by whole segments.
     await writeLog(log, { entries: entriesFrom(400, 2, 10, 2) })
     const kept = [...entriesFrom(1, 399), ...entriesFrom(400, 2, 10, 2)]
     expect(log.read(1, 1e6)).toEqual(kept)
     await writeLog(log, { dropThrough: 100 })
-    expect(log.firstIndex).toBeGreaterThan(50)
-    expect(log.firstIndex).toBeLessThanOrEqual(101)
-    expect(log.read(log.firstIndex, 1e6)).toEqual(kept.slice(log.firstIndex - 1))
-    const { hardState, firstIndex } = log
+    expect(log.firstIndex).toBe(1)
     await log.close()
-    log = await openLog(dir.path)
+    log = await openSmallLog(dir.path)
+    const { hardState, firstIndex } = log
+    expect(firstIndex).toBeGreaterThan(50)
+    expect(firstIndex).toBeLessThanOrEqual(101)
+    expect(log.read(firstIndex, 1e6)).toEqual(kept.slice(firstIndex - 1))
+    await log.close()
+    log = await openSmallLog(dir.path)
     expect([log.hardState, log.firstIndex, log.lastIndex]).toEqual([hardState, firstIndex, 401])
+    expect(log.hardState.term).toBe(2)
     await log.close()
   })
 
@@ -108,10 +127,10 @@ describe('the log', () => {
 
   test('is read as it was until a write is done, also what that write removes', async () => {
     using dir = temporaryDir()
-    const log = await openLog(dir.path)
+    const log = await openSmallLog(dir.path)
     for (let last = 5; last <= 150; last += 5) {
       const hardState = { term: 1, vote: 1, commit: last }
-      // More than the log keeps in memory, so that the first are read from the file.
+      // So much goes home at once, and is read from LMDB's file then.
       const entries = entriesFrom(last - 4, 5, 60_000)
       const written = writeLog(log, { entries, hardState, dropThrough: last - 40 })
       // Meanwhile the transaction is over, and nobody was told.
@@ -124,6 +143,50 @@ describe('the log', () => {
     await log.close()
   })
 
+  test('is read as it was while what it holds goes home and old entries leave', async () => {
+    using dir = temporaryDir()
+    const log = await openSmallLog(dir.path)
+    const firsts = new Set<number>()
+    for (let index = 1; index <= 400; index++) {
+      const hardState = { term: 1, vote: 1, commit: index }
+      const dropThrough = Math.max(0, index - 60)
+      const written = writeLog(log, { entries: entriesFrom(index, 1), hardState, dropThrough })
+      for (let turn = 0; turn < 3; turn++) {
+        const { firstIndex, lastIndex } = log
+        const held = entriesFrom(firstIndex, lastIndex - firstIndex + 1)
+        expect(log.read(firstIndex, 1e6)).toEqual(held)
+        firsts.add(firstIndex)
+        await new Promise(setImmediate)
+      }
+      await written
+    }
+    expect(firsts.size).toBeGreaterThan(5)
+    await log.close()
+  })
+
+  test('drops nothing that the hard state on the disk has not committed', async () => {
+    using dir = temporaryDir()
+    const log = await openSmallLog(dir.path)
+    // At home, but not known to be committed; then the journal gets full.
+    const kept = { term: 1, vote: 1, commit: 0 }
+    await writeLog(log, { entries: entriesFrom(1, 5, 2000), hardState: kept })
+    for (let write = 0; write < 31; write++) await writeLog(log, {})
+    const hardState = { term: 1, vote: 1, commit: 5 }
+    await writeLog(log, { entries: entriesFrom(6, 1), hardState, dropThrough: 5 })
+    for (let settled = 0; settled < 31; ) {
+      using crashed = temporaryDir()
+      copyLog(dir.path, crashed.path)
+      const tree = await openTree(crashed.path)
+      expect(tree.firstIndex - 1).toBeLessThanOrEqual(tree.hardState.commit)
+      settled = tree.settled ?? 0
+      await tree.close()
+    }
+    await log.close()
+    const again = await openSmallLog(dir.path)
+    expect([again.firstIndex, again.hardState]).toEqual([6, hardState])
+    await again.close()
+  })
+
   test('an empty log knows where it is', async () => {
     using dir = temporaryDir()
     await withFive(dir.path)
@@ -134,38 +197,51 @@ describe('the log', () => {
     const again = await openLog(dir.path)
     expect([again.firstIndex, again.lastIndex, again.term(20)]).toEqual([21, 20, 2])
     await writeLog(again, { entries: entriesFrom(21, 2, 10, 2) })
-    await writeLog(again, { dropThrough: 22 })
-    expect([again.firstIndex, again.lastIndex, again.term(22)]).toEqual([23, 22, 2])
     await again.close()
+    const emptied = await openLog(dir.path)
+    await writeLog(emptied, { dropThrough: 22 })
+    await emptied.close()
+    const empty = await openLog(dir.path)
+    expect([empty.firstIndex, empty.lastIndex, empty.term(22)]).toEqual([23, 22, 2])
+    await writeLog(empty, { entries: entriesFrom(23, 1, 10, 2) })
+    expect(empty.read(23, 1e6)).toEqual(entriesFrom(23, 1, 10, 2))
+    await empty.close()
   })
 
-  test('drops old entries by whole writes, in steps', async () => {
+  test('drops old entries by whole segments, in steps', async () => {
     using dir = temporaryDir()
-    const log = await openLog(dir.path)
-    await writeLog(log, { entries: entriesFrom(1, 5) })
-    await writeLog(log, { entries: entriesFrom(6, 5) })
-    await writeLog(log, { entries: entriesFrom(11, 1), dropThrough: 8 })
-    expect([log.firstIndex, log.lastIndex]).toEqual([6, 11])
-    for (let first = 12; first < 6000; first += 1000) {
-      await writeLog(log, { entries: entriesFrom(first, 1000) })
+    /** Old entries leave with what goes home, as at a close. */
+    const writeHome = async (write: Partial<LogWrite>) => {
+      const log = await openLog(dir.path)
+      await writeLog(log, write)
+      await log.close()
+      return [log.firstIndex, log.lastIndex]
     }
-    await writeLog(log, { dropThrough: 5000 })
-    expect(log.firstIndex).toBe(1012)
-    await writeLog(log, { dropThrough: 5000 })
-    expect(log.firstIndex).toBe(3012)
+    await writeHome({ entries: entriesFrom(1, 5) })
+    await writeHome({ entries: entriesFrom(6, 5) })
+    expect(await writeHome({ entries: entriesFrom(11, 1), dropThrough: 8 })).toEqual([6, 11])
+    const log = await openLog(dir.path)
+    for (let first = 12; first < 30_000; first += 1000) {
+      await writeLog(log, { entries: entriesFrom(first, 1000, 1) })
+    }
     await log.close()
+    expect(await writeHome({ dropThrough: 29_000 })).toEqual([19_012, 30_011])
+    expect(await writeHome({ dropThrough: 29_000 })).toEqual([28_012, 30_011])
+    expect(await writeHome({ dropThrough: 29_000 })).toEqual([28_012, 30_011])
   })
 
   test('drops entries of one write that are very many', async () => {
     using dir = temporaryDir()
-    const log = await openLog(dir.path)
-    await writeLog(log, { entries: entriesFrom(1, 9500, 0) })
-    while (log.firstIndex < 9001) {
+    let log = await openSmallLog(dir.path)
+    await writeLog(log, { entries: entriesFrom(1, 29_500, 0) })
+    while (log.firstIndex < 29_001) {
       const before = log.firstIndex
-      await writeLog(log, { dropThrough: 9400 })
+      await writeLog(log, { dropThrough: 29_400 })
+      await log.close()
+      log = await openSmallLog(dir.path)
       expect(log.firstIndex).toBeGreaterThan(before)
     }
-    expect(log.read(9001, 1e6)).toHaveLength(500)
+    expect(log.read(29_001, 1e6)).toHaveLength(500)
     await log.close()
   })
 
@@ -213,109 +289,5 @@ describe('the log', () => {
     )
     await first
     await log.close()
-  })
-})
-
-describe('no room', () => {
-  test('below the reserve nothing is written', async () => {
-    using dir = temporaryDir()
-    const log = await openLog(dir.path)
-    await log.close()
-    const full = await openLog(dir.path, Number.MAX_SAFE_INTEGER)
-    await expect(writeLog(full, { entries: entriesFrom(1, 1) })).rejects.toThrow(FndError)
-    expect(full.lastIndex).toBe(0)
-    // A vote must still be possible.
-    await writeLog(full, { hardState: { term: 7, vote: 3, commit: 0 } })
-    expect(full.hardState.vote).toBe(3)
-    await full.close()
-  })
-
-  const canMount = spawnSync('sh', ['-c', 'd=$(mktemp -d) && mount -t tmpfs none $d && umount $d'])
-  test.skipIf(canMount.status !== 0)(
-    'a full disk refuses the append, keeps what was there, and heals (needs mount)',
-    async () => {
-      using dir = temporaryDir()
-      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'none', dir.path])
-      try {
-        const log = await openLog(dir.path)
-        await writeLog(log, { entries: entriesFrom(1, 5) })
-        writeFileSync(join(dir.path, 'ballast'), new Uint8Array(600_000))
-        await expect(writeLog(log, { entries: entriesFrom(6, 50, 10_000) })).rejects.toMatchObject({
-          code: 'disk-full',
-        })
-        await expect(writeLog(log, { entries: entriesFrom(6, 1, 500_000) })).rejects.toMatchObject({
-          code: 'disk-full',
-        })
-        expect(log.lastIndex).toBe(5)
-        expect(log.read(1, 1e6)).toEqual(entriesFrom(1, 5))
-        rmSync(join(dir.path, 'ballast'))
-        await writeLog(log, { entries: entriesFrom(6, 20, 10_000) })
-        await log.close()
-        const again = await openLog(dir.path)
-        expect(again.lastIndex).toBe(25)
-        await again.close()
-      } finally {
-        execFileSync('umount', ['-l', dir.path])
-      }
-    },
-  )
-})
-
-const strace = (...args: string[]) =>
-  spawnSync('strace', ['-f', '-qq', ...args], { encoding: 'utf8', timeout: 30_000 })
-const canTrace = strace('-o', '/dev/null', 'true').status === 0
-const program = join(import.meta.dir, 'fixtures', 'appender.ts')
-
-describe('what reaches the disk (needs strace)', () => {
-  test.skipIf(!canTrace)('an append resolves after the pages and the meta page are synced', () => {
-    using dir = temporaryDir()
-    const trace = join(dir.path, 'trace')
-    const data = join(dir.path, 'data')
-    mkdirSync(data)
-    strace(
-      '-e',
-      'trace=fdatasync,pwrite64,pwritev,write,openat',
-      '-o',
-      trace,
-      process.execPath,
-      program,
-      data,
-    )
-    const lines = readFileSync(trace, 'utf8').split('\n')
-    const metaFd = lines
-      .map(line => /log\.mdb", O_WRONLY\|O_DSYNC.* = (\d+)$/.exec(line)?.[1])
-      .find(Boolean)
-    expect(metaFd).toBeDefined()
-    const events = lines.flatMap(line => {
-      if (line.includes('acknowledged')) return 'ack'
-      // A call that another thread interrupted is two lines; the second one ends it.
-      if (/fdatasync.*= 0$/.test(line)) return 'sync'
-      if (line.includes(`pwrite64(${metaFd},`)) return 'meta'
-      return []
-    })
-    const acks = events.filter(event => event === 'ack').length
-    expect(acks).toBe(12)
-    const text = events.join(' ').slice(events.join(' ').indexOf('ack'))
-    // Between one answer and the next: the pages are synced, then the meta page is written to a
-    // descriptor that syncs each write.
-    expect(text.split('ack').slice(1, -1)).toEqual(Array(11).fill(' sync meta '))
-  })
-
-  test.skipIf(!canTrace)('a failed fsync is final, whatever a later one says', () => {
-    using dir = temporaryDir()
-    const inject = 'inject=fdatasync:error=EIO:when=3+'
-    const run = strace(
-      '-e',
-      'trace=fdatasync',
-      '-e',
-      inject,
-      '-o',
-      '/dev/null',
-      process.execPath,
-      program,
-      dir.path,
-    )
-    expect(run.stdout).toMatch(/^(acknowledged \d+\n)*(refused store-failed\n)+$/)
-    expect(run.stdout.match(/refused/g)?.length).toBeGreaterThanOrEqual(2)
   })
 })

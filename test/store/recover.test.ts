@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   rmSync,
   statfsSync,
   writeFileSync,
@@ -14,9 +15,11 @@ import { join } from 'node:path'
 import { StateDb } from '../../src/store/db.ts'
 import { Queries } from '../../src/store/queries.ts'
 import { recoverLog, recoverStore } from '../../src/store/recover.ts'
+import { canTrace, strace } from './fixtures/strace.ts'
 import {
   aJoin,
   anApp,
+  copyLog,
   entriesFrom,
   entryOf,
   openLog,
@@ -149,6 +152,37 @@ describe('recovering', () => {
     expect(db.confState.voters).toEqual([2])
   })
 
+  test('leaves nothing of a journal that held what was not home', async () => {
+    using dir = temporaryDir()
+    const storeDir = await survivor(dir.path)
+    using crashed = temporaryDir()
+    const old = await openLog(storeDir)
+    for (let index = 10; index <= 300; index++) {
+      await writeLog(old, { entries: entriesFrom(index, 1, 10, 5) })
+    }
+    // As a kill leaves it: the journal is full of writes, with higher numbers than a new one's.
+    copyLog(storeDir, crashed.path)
+    await old.close()
+    const identity = { clusterId: 'new', nodeId: 2, uuid: 'u' }
+    await recoverLog(crashed.path, identity, { index: 9, term: 3 })
+    for (const _start of [1, 2]) {
+      const fresh = await openLog(crashed.path)
+      expect(fresh.identity).toEqual(identity)
+      expect(fresh.hardState).toEqual({ term: 3, vote: 0, commit: 9 })
+      expect([fresh.firstIndex, fresh.lastIndex]).toEqual([10, 9])
+      await fresh.close()
+    }
+    const journal = readFileSync(join(crashed.path, 'log-0.journal'))
+    expect(journal.every(byte => byte === 0)).toBe(true)
+    const again = await openLog(crashed.path)
+    await writeLog(again, { entries: entriesFrom(10, 2, 10, 4) })
+    copyLog(crashed.path, storeDir)
+    await again.close()
+    const killed = await openLog(storeDir)
+    expect(killed.read(10, 1e6)).toEqual(entriesFrom(10, 2, 10, 4))
+    await killed.close()
+  })
+
   test('finishes an installation first', async () => {
     using dir = temporaryDir()
     const storeDir = await survivor(dir.path)
@@ -196,9 +230,6 @@ describe('recovering', () => {
 })
 
 const recoverer = join(import.meta.dir, 'fixtures', 'recoverer.ts')
-const strace = (...args: string[]) =>
-  spawnSync('strace', ['-f', '-qq', ...args], { encoding: 'utf8', timeout: 60_000 })
-const canTrace = strace('-o', '/dev/null', 'true').status === 0
 const calls = 'unlink,unlinkat,rename,renameat,renameat2,fsync,fdatasync,pwrite64,ftruncate'
 
 test.skipIf(!canTrace)(

@@ -1,5 +1,5 @@
 /** Objects and directories for the tests of the store. */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { LogWrite, StateMachine } from '../../src/raft/ports.ts'
@@ -7,6 +7,7 @@ import type { Entry } from '../../src/raft/types.ts'
 import { commandVersion, encodeCommand } from '../../src/store/codec.ts'
 import type { Command, NodeJoin } from '../../src/store/commands.ts'
 import type { StateDb } from '../../src/store/db.ts'
+import { journalBytes } from '../../src/store/journal.ts'
 import { JournaledLog } from '../../src/store/log.ts'
 import type { App, Fn, Trigger } from '../../src/store/objects.ts'
 import { openStore, type Store, type StoreOptions } from '../../src/store/replica.ts'
@@ -70,9 +71,36 @@ export function temporaryDir(): Disposable & { readonly path: string } {
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) }
 }
 
-export function openLog(dir: string, freeBytesMin = 0, nodeId = 1): Promise<JournaledLog> {
+export function openLog(
+  dir: string,
+  freeBytesMin = 0,
+  nodeId = 1,
+  fileBytes = journalBytes,
+): Promise<JournaledLog> {
   const identity = () => ({ clusterId: 'c', nodeId, uuid: 'u' })
-  return JournaledLog.open({ dir, identity, freeBytesMin })
+  return JournaledLog.open({ dir, identity, freeBytesMin, journalBytes: fileBytes })
+}
+
+/** With this a file of the journal is full after 31 small writes, and 4 KiB go home at once. */
+export const smallJournal = 16 * 1024
+
+export function openSmallLog(dir: string, freeBytesMin = 0): Promise<JournaledLog> {
+  return openLog(dir, freeBytesMin, 1, smallJournal)
+}
+
+/**
+ * Copies a log that is open as the death of its process would leave it at this moment. No write may
+ * be under way, but the journal may be on its way home: LMDB leaves the pages that count untouched
+ * until it writes its meta page, and when that happened meanwhile all is copied again.
+ */
+export function copyLog(from: string, to: string): void {
+  const names = ['log.mdb', 'log-0.journal', 'log-1.journal']
+  const metaPages = () => readFileSync(join(from, 'log.mdb')).subarray(0, 2 * 4096)
+  for (let isSame = false; !isSame; ) {
+    const before = metaPages()
+    for (const name of names) writeFileSync(join(to, name), readFileSync(join(from, name)))
+    isSame = metaPages().equals(before)
+  }
 }
 
 /** Entries of one term, each filled with its index. */
@@ -98,11 +126,13 @@ export function writeLog(log: JournaledLog, changes: Partial<LogWrite>): Promise
   })
 }
 
-/** Five entries, each written by itself. */
+/** Five entries, each a segment of its own: all that is in the journal goes home at the end. */
 export async function withFive(dir: string): Promise<void> {
-  const log = await openLog(dir)
-  for (const index of [1, 2, 3, 4, 5]) await writeLog(log, { entries: entriesFrom(index, 1) })
-  await log.close()
+  for (const index of [1, 2, 3, 4, 5]) {
+    const log = await openLog(dir)
+    await writeLog(log, { entries: entriesFrom(index, 1) })
+    await log.close()
+  }
 }
 
 /** Of everything that was applied to `db`. */
