@@ -1,7 +1,15 @@
 /** When what the log acknowledges is on the disk, and what it does when that fails or is full. */
 import { describe, expect, test } from 'bun:test'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { FndError } from '../../src/errors.ts'
 import type { LogWrite } from '../../src/raft/ports.ts'
@@ -103,6 +111,24 @@ describe('no room', () => {
     },
   )
 
+  test.skipIf(canMount.status !== 0)(
+    'a log is not made where there is none (needs mount)',
+    async () => {
+      using dir = temporaryDir()
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'none', dir.path])
+      try {
+        const ballast = fill(dir.path)
+        await expect(openLog(dir.path)).rejects.toThrow(/no room on the disk for a log/)
+        truncateSync(ballast, 900_000)
+        await expect(openLog(dir.path)).rejects.toThrow(/journal cannot be made in .*ENOSPC/)
+        rmSync(ballast)
+        await (await openLog(dir.path, 0, 1, 64 * 1024)).close()
+      } finally {
+        execFileSync('umount', ['-l', dir.path])
+      }
+    },
+  )
+
   /** Takes all the room that there is. Returns the path of the file that does. */
   function fill(dir: string): string {
     const path = join(dir, 'ballast')
@@ -147,7 +173,7 @@ const offsetOf = ({ args }: Call) => Number(/, (\d+)$/.exec(args)?.[1])
 function dsyncDescriptors(traced: readonly Call[], file: string): readonly string[] {
   return traced
     .filter(({ name, args }) => name === 'openat' && args.includes(`/${file}"`))
-    .filter(({ args }) => /O_WRONLY\|O_DSYNC/.test(args))
+    .filter(({ args }) => /O_(WRONLY|RDWR)\|O_DSYNC/.test(args))
     .map(({ result }) => /^(\d+)/.exec(result)?.[1] ?? '')
 }
 
