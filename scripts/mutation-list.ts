@@ -1,7 +1,7 @@
 /** Known bugs of Raft systems as changes of our sources. Numbers are those of the list's origin. */
 
 /** Tests to be tried in this order, until one turns red. */
-export type Suite = 'simulation' | 'conformance' | 'raft' | 'store' | 'install' | 'crash'
+export type Suite = 'simulation' | 'conformance' | 'raft' | 'driver' | 'store' | 'install' | 'crash'
 
 export interface Edit {
   readonly file: string
@@ -256,12 +256,12 @@ export const mutations: readonly Mutation[] = [
     suites: ['store', 'crash'],
     edits: [
       {
-        file: 'src/store/log.ts',
+        file: 'src/store/log-tree.ts',
         find: 'if (!isNext) throw new StartError(lacks(last + 1, segment.first - 1))',
         replace: 'if (!isNext) break',
       },
       {
-        file: 'src/store/log.ts',
+        file: 'src/store/log-tree.ts',
         find: 'if (last < commit) throw new StartError(lacks(last + 1, commit))',
         replace: 'void commit',
       },
@@ -341,5 +341,102 @@ export const mutations: readonly Mutation[] = [
     'src/store/db.ts',
     '      if (this.#unsettled.length > 0) this.#applyAgain()\n',
     '      if (this.#unsettled.length > 0) this.#at = this.#settled\n',
+  ),
+  one(
+    '38',
+    'the journal is written over before it is home',
+    ['store'],
+    'src/store/journal.ts',
+    'return this.#last[this.#active === 0 ? 1 : 0] <= this.#settled',
+    'return true',
+  ),
+  one(
+    '38b',
+    'what went home is told before it is on the disk',
+    ['store'],
+    'src/store/log.ts',
+    'const error = await this.#tree.write(write, number)\n',
+    'this.#journal.settle(number)\n    const error = await this.#tree.write(write, number)\n',
+  ),
+  one(
+    '39',
+    'sectors are read without their checksums',
+    ['store'],
+    'src/store/journal-sectors.ts',
+    "  if (view.getUint32(0, true) !== crc32c(bytes.subarray(sumFrom))) return 'damaged'\n",
+    "  if (sumFrom < 0 && crc32c(bytes) === 0) return 'damaged'\n",
+  ),
+  one(
+    '39b',
+    'a damaged sector counts as torn',
+    ['store'],
+    'src/store/journal-sectors.ts',
+    "if (sector === 'damaged') throw damaged(",
+    "if (sector === 'damaged') return undefined\n  if (at < 0) throw damaged(",
+  ),
+  one(
+    '39c',
+    'a torn write counts as whole',
+    ['store'],
+    'src/store/journal-sectors.ts',
+    'return isWhole ? { number, bytes } : undefined',
+    'return isWhole || first.length > 0 ? { number, bytes } : undefined',
+  ),
+  one(
+    '39d',
+    'a journal that lacks a write is cut there',
+    ['store'],
+    'src/store/journal-sectors.ts',
+    '  if (lastNumber > expected()) {\n',
+    '  if (lastNumber < 0) {\n',
+  ),
+  one(
+    '40',
+    'LMDB is told of a write that it does not hold',
+    ['store'],
+    'src/store/log.ts',
+    'const error = await this.#tree.write(write, number)\n',
+    'const error = await this.#tree.write(write, number + 1)\n',
+  ),
+  one(
+    '40b',
+    'LMDB does not know how far the journal is in it',
+    ['store'],
+    'src/store/log-tree.ts',
+    "void root.put('hard', encodeHard({ hardState, settled }))",
+    "void root.put('hard', encodeHard({ hardState, settled: this.#settled ?? 0 }))",
+  ),
+  one(
+    '40c',
+    'numbers of torn writes are used again',
+    ['store'],
+    'src/store/journal-sectors.ts',
+    '  return { writes, lastNumber }\n',
+    '  return { writes, lastNumber: expected() - 1 }\n',
+  ),
+  one(
+    '41',
+    'what is replaced while it goes home is forgotten',
+    ['store'],
+    'src/store/log.ts',
+    'this.#forgetBelow(Math.min(last + 1, this.#writtenFrom))',
+    'this.#forgetBelow(last + 1)',
+  ),
+  one(
+    '42',
+    'entries leave before the disk knows them committed',
+    ['store'],
+    'src/store/log.ts',
+    '    const bytes = encodeTurn(write)\n',
+    '    this.#dropThrough = write.dropThrough\n    const bytes = encodeTurn(write)\n',
+  ),
+  one(
+    '43',
+    'the log is not cut while it keeps what might have left',
+    ['driver'],
+    `${raft}/tail.ts`,
+    '    if (this.#outside() < this.#window.firstIndex) return\n',
+    '    if (this.#outside() < this.#window.firstIndex) return\n' +
+      '    if (this.#droppableIndex >= this.#log.firstIndex) return\n',
   ),
 ]

@@ -18,11 +18,17 @@ interface Found {
   readonly how: string
 }
 
+const storeTests = [
+  ...['log', 'log-damage', 'log-disk', 'log-model'],
+  ...['journal', 'journal-sectors', 'recover'],
+]
+
 const commands: Readonly<Record<Suite, readonly string[]>> = {
   simulation: ['scripts/simulate.ts', '--from', '1', '--count', `${seedsMax}`, '--until-failure'],
   conformance: ['test', 'test/raft/conformance'],
   raft: ['test', ...['paper', 'election', 'replication', 'reads', 'quorum'].map(testOfRaft)],
-  store: ['test', 'test/store/log.test.ts', 'test/store/log-damage.test.ts'],
+  driver: ['test', testOfRaft('driver')],
+  store: ['test', ...storeTests.map(name => `test/store/${name}.test.ts`)],
   install: ['test', 'test/store/install.test.ts', 'test/store/snapshots.test.ts'],
   crash: ['test', 'test/store/crash.test.ts', 'test/store/db.test.ts'],
 }

@@ -12,15 +12,22 @@ import { copyLog, entriesFrom, openLog, temporaryDir, writeLog } from './sample.
 
 const step = fc.oneof(
   {
-    weight: 6,
+    weight: 20,
     arbitrary: fc.record({
       kind: fc.constant('write' as const),
       /** How far back from the end the new entries begin. */
       back: fc.integer({ min: 0, max: 6 }),
       count: fc.integer({ min: 0, max: 8 }),
-      /** From 2 KiB on a write goes home at once. */
-      length: fc.constantFrom(0, 0, 10, 10, 100, 300, 3000, 150_000),
-      commit: fc.integer({ min: 0, max: 4 }),
+      /** From 1 KiB on a write goes home at once; seven sectors fill a file. */
+      length: fc.oneof(
+        { weight: 20, arbitrary: fc.constantFrom(0, 10, 50) },
+        { weight: 4, arbitrary: fc.constantFrom(100, 300) },
+        { weight: 1, arbitrary: fc.constantFrom(3000, 150_000) },
+      ),
+      commit: fc.oneof(
+        { weight: 2, arbitrary: fc.constant(0) },
+        { arbitrary: fc.nat(4), weight: 1 },
+      ),
       drop: fc.integer({ min: 0, max: 30 }),
       isNewTerm: fc.boolean(),
       vote: fc.integer({ min: 0, max: 2 }),
@@ -53,13 +60,13 @@ const step = fc.oneof(
   },
 )
 
-const fileBytes = 8 * 1024
+const fileBytes = 4 * 1024
 const opened = (dir: string) => openLog(dir, 0, 1, fileBytes)
 
 test('any sequence of writes leaves what a list would hold, after a crash too', async () => {
   let crashes = 0
   await fc.assert(
-    fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 60, size: 'max' }), async steps => {
+    fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 100, size: 'max' }), async steps => {
       await using stack = new AsyncDisposableStack()
       let dir = stack.use(temporaryDir()).path
       const openIn = async (path: string) => {

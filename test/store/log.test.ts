@@ -173,7 +173,9 @@ describe('the log', () => {
     for (let write = 0; write < 31; write++) await writeLog(log, {})
     const hardState = { term: 1, vote: 1, commit: 5 }
     await writeLog(log, { entries: entriesFrom(6, 1), hardState, dropThrough: 5 })
-    for (let settled = 0; settled < 31; ) {
+    for (let settled = 0, attempt = 0; settled < 31; attempt++) {
+      expect(attempt).toBeLessThan(1000)
+      await Bun.sleep(2)
       using crashed = temporaryDir()
       copyLog(dir.path, crashed.path)
       const tree = await openTree(crashed.path)
