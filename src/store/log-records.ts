@@ -25,7 +25,7 @@ const sumFrom = 8
 
 /**
  * A segment ends when it is this long, so that reading one entry does not read very many, and so
- * that none has more entries than one write may remove.
+ * that old entries leave although newer ones must stay.
  */
 const segmentBytesMax = 256 * 1024
 const segmentEntriesMax = 1000

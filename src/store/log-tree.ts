@@ -46,9 +46,6 @@ import { type OldLog, upgradeOldLog } from './log-upgrade.ts'
 /** Numbers are before strings in LMDB's order, and names are strings. */
 const allSegments = { start: [0, 0] as LogKey, end: [Number.MAX_SAFE_INTEGER, 0] as LogKey }
 
-/** Entries removed by one write at most, so that truncation never delays a write noticeably. */
-const dropMax = 20_000
-
 export interface LogTreeOptions {
   /** The directory that holds `log.mdb`. */
   readonly dir: string
@@ -220,8 +217,7 @@ export class LogTree {
     while (keepCount > 0 && !isShort(segments[keepCount - 1] as Span)) keepCount -= 1
     let dropCount = 0
     let base = this.#base
-    const dropEnd = Math.min(dropThrough, this.#base.index + dropMax)
-    while (dropCount < keepCount && (segments[dropCount]?.last ?? Infinity) <= dropEnd)
+    while (dropCount < keepCount && (segments[dropCount]?.last ?? Infinity) <= dropThrough)
       dropCount += 1
     const dropped = segments[dropCount - 1]
     if (dropped !== undefined) base = { index: dropped.last, term: this.term(dropped.last) ?? 0 }
