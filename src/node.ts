@@ -22,6 +22,7 @@ import { CallCounter, type CodeSource, Invocations } from './exec/invocations.ts
 import { CallOutput } from './exec/output.ts'
 import { ProcessDriver } from './exec/process.ts'
 import { Runner } from './exec/runner.ts'
+import { idleScavenger } from './exec/scavenger.ts'
 import { specOf } from './exec/spec.ts'
 import { SyslogSender } from './exec/syslog.ts'
 import { IdSource } from './ids.ts'
@@ -69,6 +70,7 @@ const collectEveryMs = 3_600_000
 const bundlePrefix = 'bundle:'
 
 export async function startNode(config: Config, log: Logger): Promise<FndNode> {
+  if (!idleScavenger()) log.debug('memory is given back beside calls')
   await using opening = new AsyncDisposableStack()
   const metrics = new Metrics({ clock: systemClock, version, commit })
   const ending = new Ending()
