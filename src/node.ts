@@ -70,7 +70,6 @@ const collectEveryMs = 3_600_000
 const bundlePrefix = 'bundle:'
 
 export async function startNode(config: Config, log: Logger): Promise<FndNode> {
-  if (!idleScavenger()) log.debug('memory is given back beside calls')
   await using opening = new AsyncDisposableStack()
   const metrics = new Metrics({ clock: systemClock, version, commit })
   const ending = new Ending()
@@ -107,13 +106,11 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
   const server = listen(config, log, store, { ...parts, ...shared })
   const url = urlOf(config.host, server.port ?? config.port)
   cluster.announce(publicUrlOf(config, cluster.address, server.port ?? config.port))
-  const withdraw = announceServer(config.stateDir, {
-    url,
-    dataDir: config.dataDir,
-    pid: process.pid,
-  })
+  const { stateDir, dataDir } = config
+  const withdraw = announceServer(stateDir, { url, dataDir, pid: process.pid })
   beginWith(cluster, parts.invocations)
   const collecting = setInterval(() => void collectBundles(store, log), collectEveryMs)
+  if (!idleScavenger()) log.debug('memory is given back beside calls')
   tellStart(log, config, cluster, { url, isolation: driver.isolation().level })
   opening.adopt(withdraw, remove => remove())
   const resources = opening.move()
