@@ -77,7 +77,7 @@ export const memberLimits: MemberLimits = {
   inflightMax: 256,
   inflightBytesMax: 4 * mib,
   inboxMax: 4096,
-  cacheBytesMax: 16 * mib,
+  cacheBytesMax: 2 * mib,
   trailingMax: 10_000,
   trailingBytesMax: 64 * mib,
   flushEveryMax: 1000,
