@@ -28,6 +28,8 @@ const reserveShare = 32
 /** A write of more than that part of a file goes home at once. */
 const largeShare = 4
 const pageBytes = 4096
+/** Written at a time when a file is made, so that it takes no memory to speak of. */
+const zerosBytes = 64 * 1024
 
 export interface OpenJournal {
   readonly journal: Journal
@@ -146,7 +148,10 @@ export class Journal {
 async function writeZeros(path: string, length: number): Promise<void> {
   const file = await open(path, 'w', 0o600)
   try {
-    await writeAll(file, new Uint8Array(length))
+    const zeros = new Uint8Array(zerosBytes)
+    for (let at = 0; at < length; at += zerosBytes) {
+      await writeAll(file, zeros.subarray(0, length - at))
+    }
     await file.sync()
   } finally {
     await file.close()
