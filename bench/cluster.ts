@@ -4,6 +4,7 @@
  * turns in each round, and medians over the rounds are printed.
  *
  * npm run bench:cluster -- [--rounds N] [--seconds S] [--clients 1,64,256] [--parts cluster,single]
+ *   [--peer-tls]: etcd's members speak TLS to each other, as fnd's always do
  *
  * One compiled load generator (pump.c) drives all of them, so that it is no side's handicap. etcd
  * is spoken to in its own gRPC, which is faster than its JSON gateway (measured too): once with a
@@ -27,6 +28,7 @@ const { values } = parseArgs({
     seconds: { type: 'string', default: '3' },
     clients: { type: 'string', default: '1,64,256' },
     parts: { type: 'string', default: 'cluster,single' },
+    'peer-tls': { type: 'boolean', default: false },
   },
 })
 const rounds = Number(values.rounds)
@@ -125,7 +127,7 @@ function figureOf(rows: readonly Row[], name: string, base: string, clients: num
 }
 
 async function compareClusters(): Promise<void> {
-  await using etcd = await Etcd.start(3)
+  await using etcd = await Etcd.start(3, values['peer-tls'])
   await using fnd = await BenchCluster.start(3)
   const put = await putOf(await fnd.leader(), valueBytes)
   const fndPids = fnd.members.map(member => member.pid)

@@ -17,13 +17,13 @@ export class Etcd implements AsyncDisposable {
   readonly #processes: Bun.Subprocess[] = []
   readonly ports: number[] = []
 
-  /** Resolves when there is a leader. */
-  static async start(members: number): Promise<Etcd> {
+  /** Resolves when there is a leader. `isPeerTls`: members speak TLS to each other, as fnd's do. */
+  static async start(members: number, isPeerTls = false): Promise<Etcd> {
     const etcd = new Etcd()
     const peers: string[] = []
     for (let i = 0; i < members; i += 1) {
       etcd.ports.push(await freePort())
-      peers.push(`http://127.0.0.1:${await freePort()}`)
+      peers.push(`http${isPeerTls ? 's' : ''}://127.0.0.1:${await freePort()}`)
     }
     const cluster = peers.map((url, i) => `m${i}=${url}`).join(',')
     for (const [i, peer] of peers.entries()) {
@@ -32,7 +32,8 @@ export class Etcd implements AsyncDisposable {
       const clientUrls = ['--listen-client-urls', client, '--advertise-client-urls', client]
       const peerUrls = ['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer]
       const options = ['--initial-cluster', cluster, '--logger', 'zap', '--log-level', 'error']
-      etcd.#commands.push(['etcd', ...identity, ...clientUrls, ...peerUrls, ...options])
+      const tls = isPeerTls ? ['--peer-auto-tls'] : []
+      etcd.#commands.push(['etcd', ...identity, ...clientUrls, ...peerUrls, ...options, ...tls])
       etcd.#spawn(i)
     }
     while ((await etcd.leaderPort()) === undefined) {
