@@ -4,7 +4,7 @@
  * root of the environment.
  *
  * LMDB is opened without `overlappingSync`, so that a write's promise resolves after the fdatasync
- * of its pages and the synchronous write of the meta page; test/store/log.test.ts watches the
+ * of its pages and the synchronous write of the meta page; test/store/log-disk.test.ts watches the
  * system calls. LMDB gives atomicity, so that there is no torn tail to repair: whatever is missing
  * or has another checksum is damage, and the log does not open or read (raft.md §2.2).
  *
