@@ -17,7 +17,7 @@ export interface LogWrite {
   /** Consecutive; the first replaces everything at or after its index. */
   readonly entries: readonly Entry[]
   readonly hardState: HardState
-  /** Entries up to this index are no longer needed; some of them leave in the same transaction. */
+  /** Entries up to this index are no longer needed: they leave with this write or later. */
   readonly dropThrough: number
   /** The log begins anew behind this point, before `entries`: a snapshot takes its place. */
   readonly reset?: LogReset
@@ -35,7 +35,10 @@ export interface LogReset {
 export interface LogStore {
   readonly identity: Identity
   readonly hardState: HardState
-  /** `lastIndex + 1` when the log is empty. The term of `firstIndex - 1` stays known. */
+  /**
+   * `lastIndex + 1` when the log is empty. The term of `firstIndex - 1` stays known. Rises in any
+   * turn, as far as a write that is done allowed with `dropThrough`.
+   */
   readonly firstIndex: number
   readonly lastIndex: number
   /** A snapshot that replaced the log and may not be installed yet; `''` for none. */

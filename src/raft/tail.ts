@@ -127,7 +127,7 @@ export class LogTail {
     })
   }
 
-  /** These are on the disk, and what `droppableIndex` allowed left. */
+  /** These are on the disk. */
   appended(entries: readonly Entry[]): void {
     const [first] = entries
     if (first !== undefined) this.#window.dropFrom(first.index)

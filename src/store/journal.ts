@@ -5,7 +5,15 @@
  */
 
 import { ptr } from 'bun:ffi'
-import { closeSync, constants, openSync, readFileSync, readSync, write } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fdatasyncSync,
+  openSync,
+  readFileSync,
+  readSync,
+  write,
+} from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { assert, StartError } from '../errors.ts'
@@ -78,7 +86,11 @@ export class Journal {
     this.#number = lastNumber
     // Where a write is torn, none may follow in its place: until all is home both count as full.
     this.#last = [lastNumber, lastNumber]
-    if (lastNumber > settled) this.#at = this.#fileSectors
+    if (lastNumber === settled) return
+    this.#at = this.#fileSectors
+    // Whoever wrote it may have ended before its flush did. It counts from here on, also while LMDB
+    // has no room for it.
+    for (const fd of this.#fds) fdatasyncSync(fd)
   }
 
   /** Of the last write. */

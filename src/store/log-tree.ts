@@ -4,7 +4,7 @@
  * root of the environment.
  *
  * LMDB is opened without `overlappingSync`, so that a write's promise resolves after the fdatasync
- * of its pages and the synchronous write of the meta page; test/store/log.test.ts watches the
+ * of its pages and the synchronous write of the meta page; test/store/log-disk.test.ts watches the
  * system calls. LMDB gives atomicity, so that there is no torn tail to repair: whatever is missing
  * or has another checksum is damage, and the log does not open or read (raft.md §2.2).
  *
@@ -45,6 +45,13 @@ import { type OldLog, upgradeOldLog } from './log-upgrade.ts'
 
 /** Numbers are before strings in LMDB's order, and names are strings. */
 const allSegments = { start: [0, 0] as LogKey, end: [Number.MAX_SAFE_INTEGER, 0] as LogKey }
+
+/**
+ * What a transaction takes at the most besides its entries, of each segment and in all: ends of
+ * pages, the pages of the tree, and LMDB's list of free ones.
+ */
+const segmentSlackBytes = 32 * 1024
+const slackBytes = 128 * 1024
 
 export interface LogTreeOptions {
   /** The directory that holds `log.mdb`. */
@@ -170,6 +177,11 @@ export class LogTree {
     if (this.#closed === 'failed') return new FndError('store-failed')
     const plan = explained(() => this.#plan(write))
     this.#isWriting = true
+    if (freeBytesOf(this.#dir) < bytesOf(plan)) {
+      await new Promise(setImmediate)
+      this.#isWriting = false
+      return new FndError('disk-full')
+    }
     if (plan.removed.length > 0) this.#before = this.#root.useReadTransaction()
     try {
       await this.#commit(write, plan, settled)
@@ -395,6 +407,19 @@ export class LogTree {
     this.#closed = 'failed'
     return new FndError('store-failed', { cause: error })
   }
+}
+
+/**
+ * So much must be free, or LMDB is not asked: where it finds no room it writes a message into
+ * memory that is too short for it, which may end the process (mdb.c of lmdb, `mdb_page_flush`).
+ */
+function bytesOf({ added }: Plan): number {
+  let bytes = slackBytes
+  for (const entries of added) {
+    bytes += segmentSlackBytes
+    for (const entry of entries) bytes += entry.bytes.length
+  }
+  return bytes
 }
 
 export function lacks(first: number, last: number): string {

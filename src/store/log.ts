@@ -46,6 +46,7 @@ export class JournaledLog implements LogStore {
   #writtenFrom = Number.POSITIVE_INFINITY
   #settling: Promise<FndError | undefined> = Promise.resolve(undefined)
   #isWriting = false
+  #writing: Promise<void> = Promise.resolve()
   #closed: 'no' | 'closed' | 'failed' = 'no'
 
   /** Opens the log, or makes one in a directory that is there. Rejects with `StartError`. */
@@ -123,7 +124,7 @@ export class JournaledLog implements LogStore {
     assert(this.#closed !== 'closed', 'a closed log is not written')
     this.#mustFollow(write)
     this.#isWriting = true
-    void this.#write(write).then(error => {
+    this.#writing = this.#write(write).then(error => {
       this.#isWriting = false
       // Outside of the promise, so that what `done` throws ends the process as any other bug.
       queueMicrotask(() => done(error))
@@ -134,12 +135,17 @@ export class JournaledLog implements LogStore {
     return this.#room.has(this.#freeBytesMin, performance.now())
   }
 
-  /** All that is in the journal goes home, if there is room. Rejects when that failed. */
+  /**
+   * After the write that is under way, all that is in the journal goes home, if there is room.
+   * Rejects when that failed.
+   */
   async close(): Promise<void> {
     if (this.#closed === 'closed') return
-    await this.#settling
+    // Its number is given out already, and a member whose state finds no room does not wait for it.
+    await this.#writing
+    const failed = await this.#settling
     const isDue = this.#closed === 'no' && !this.#journal.isSettled
-    const error = isDue ? await this.#settle() : undefined
+    const error = isDue ? await this.#settle() : failed
     // After a failure lmdb may hold its own locks for ever; the process is about to end anyway.
     if (this.#closed === 'no') await this.#tree.close()
     this.#closed = 'closed'

@@ -28,8 +28,16 @@ import {
 } from '../../src/store/log-records.ts'
 import { seeded } from '../seed.ts'
 import { mixedEntries } from './fixtures/mixed.ts'
-import { canTrace, strace } from './fixtures/strace.ts'
-import { copyLog, entriesFrom, openLog, openSmallLog, temporaryDir, writeLog } from './sample.ts'
+import { callsIn, canTrace, strace } from './fixtures/strace.ts'
+import {
+  copyLog,
+  entriesFrom,
+  openLog,
+  openSmallLog,
+  smallJournal,
+  temporaryDir,
+  writeLog,
+} from './sample.ts'
 
 /** What the journal's write of this number is on the disk. */
 function sectorsOf(number: number, turn: Segment): Uint8Array {
@@ -120,6 +128,28 @@ describe('killed', () => {
       expect(acknowledged).toBeGreaterThan(100)
     },
     60_000,
+  )
+})
+
+describe('what a kill left', () => {
+  test.skipIf(!canTrace)(
+    'is flushed before it goes home, for which there may be no room (needs strace)',
+    async () => {
+      using dir = temporaryDir()
+      await crashedLog(dir.path)
+      const trace = join(dir.path, 'trace')
+      const args = ['-y', '-e', 'trace=fdatasync,pwrite64,pwritev', '-o', trace]
+      const run = strace(...args, process.execPath, fixture('opener'), dir.path, `${smallJournal}`)
+      expect(run.status).toBe(0)
+      const calls = callsIn(readFileSync(trace, 'utf8'))
+      const home = calls.findIndex(call => call.args.includes('/log.mdb>'))
+      expect(home).toBeGreaterThan(0)
+      const flushed = calls.slice(0, home).filter(({ name }) => name === 'fdatasync')
+      expect(flushed.map(({ result }) => result)).toEqual(['0', '0'])
+      for (const name of files) {
+        expect(flushed.some(({ args }) => args.includes(`/${name}>`))).toBe(true)
+      }
+    },
   )
 })
 

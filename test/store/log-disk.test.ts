@@ -112,6 +112,21 @@ describe('no room', () => {
     },
   )
 
+  test.skipIf(canMount.status !== 0)('is not asked of LMDB (needs mount)', async () => {
+    using dir = temporaryDir()
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'none', dir.path])
+    try {
+      await (await openSmallLog(dir.path)).close()
+      fill(dir.path)
+      const run = spawnSync(process.execPath, [program, dir.path, '80'], { encoding: 'utf8' })
+      expect(run.stdout).toMatch(/^(acknowledged \d+\n){62}(refused disk-full\n){18}$/)
+      // Where it would say that a write failed.
+      expect(run.stderr).toBe('')
+    } finally {
+      execFileSync('umount', ['-l', dir.path])
+    }
+  })
+
   test.skipIf(canMount.status !== 0)(
     'a log is not made where there is none (needs mount)',
     async () => {

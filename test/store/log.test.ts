@@ -265,6 +265,21 @@ describe('the log', () => {
     await log.close()
   })
 
+  test.each([
+    ['into the journal', 10],
+    ['home at once', 5000],
+  ])('is closed after the write that is under way, %s', async (_, length) => {
+    using dir = temporaryDir()
+    const log = await openSmallLog(dir.path)
+    await writeLog(log, { entries: entriesFrom(1, 1) })
+    const written = writeLog(log, { entries: entriesFrom(2, 1, length) })
+    await log.close()
+    await written
+    const again = await openSmallLog(dir.path)
+    expect(again.read(1, 1e6)).toEqual([...entriesFrom(1, 1), ...entriesFrom(2, 1, length)])
+    await again.close()
+  })
+
   test('takes one write at a time', async () => {
     using dir = temporaryDir()
     const log = await openLog(dir.path)
