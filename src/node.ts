@@ -22,7 +22,6 @@ import { CallCounter, type CodeSource, Invocations } from './exec/invocations.ts
 import { CallOutput } from './exec/output.ts'
 import { ProcessDriver } from './exec/process.ts'
 import { Runner } from './exec/runner.ts'
-import { niceScavenger } from './exec/scavenger.ts'
 import { specOf } from './exec/spec.ts'
 import { SyslogSender } from './exec/syslog.ts'
 import { IdSource } from './ids.ts'
@@ -110,7 +109,6 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
   const withdraw = announceServer(stateDir, { url, dataDir, pid: process.pid })
   beginWith(cluster, parts.invocations)
   const collecting = setInterval(() => void collectBundles(store, log), collectEveryMs)
-  if (!niceScavenger()) log.debug('memory is given back beside calls')
   tellStart(log, config, cluster, { url, isolation: driver.isolation().level })
   opening.adopt(withdraw, remove => remove())
   const resources = opening.move()
