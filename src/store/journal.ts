@@ -3,7 +3,6 @@
  * few behind each other and one flush. They take turns: while what is in one goes home into LMDB,
  * the other is written, and whatever is home is written over (log.ts).
  */
-
 import { ptr } from 'bun:ffi'
 import {
   closeSync,

@@ -208,6 +208,7 @@ describe.if(isRoot)('hostile functions, namespaces', () => {
 })
 
 for (const levelMax of ['namespaces', 'process'] as const) {
+  // As above: the lower level needs no root.
   describe.if(isRoot || levelMax === 'process')(`hostile functions, ${levelMax}`, () => {
     openAll(levelMax)
 

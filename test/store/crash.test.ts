@@ -20,7 +20,14 @@ import { StateDb } from '../../src/store/db.ts'
 import { journalBytes } from '../../src/store/journal.ts'
 import { openStore, type Store } from '../../src/store/replica.ts'
 import { seeded } from '../seed.ts'
-import { anApp, openAlone, openLog, smallJournal, temporaryDir } from './sample.ts'
+import {
+  anApp,
+  openAlone,
+  openLog,
+  outputUntilKilled,
+  smallJournal,
+  temporaryDir,
+} from './sample.ts'
 
 const proposer = join(import.meta.dir, 'fixtures', 'proposer.ts')
 
@@ -31,18 +38,7 @@ async function runAndKill(
   forMs: number,
   ...args: string[]
 ): Promise<string[]> {
-  const child = Bun.spawn([process.execPath, proposer, dataDir, prefix, ...args], {
-    stdout: 'pipe',
-    stderr: 'inherit',
-  })
-  let text = ''
-  const decoder = new TextDecoder()
-  for await (const chunk of child.stdout) {
-    if (text === '') setTimeout(() => child.kill('SIGKILL'), forMs)
-    text += decoder.decode(chunk, { stream: true })
-  }
-  await child.exited
-  expect(child.signalCode).toBe('SIGKILL')
+  const text = await outputUntilKilled([proposer, dataDir, prefix, ...args], forMs)
   // The last line may be half written; only whole lines were acknowledged to us.
   return text.split('\n').slice(1, -1)
 }

@@ -34,6 +34,7 @@ import {
   entriesFrom,
   openLog,
   openSmallLog,
+  outputUntilKilled,
   smallJournal,
   temporaryDir,
   writeLog,
@@ -49,18 +50,7 @@ const files = ['log-0.journal', 'log-1.journal'] as const
 
 /** Runs the writer, kills it some time after its first write, returns what it acknowledged last. */
 async function writeAndKill(dir: string, forMs: number): Promise<number> {
-  const child = Bun.spawn([process.execPath, fixture('writer'), dir], {
-    stdout: 'pipe',
-    stderr: 'inherit',
-  })
-  let text = ''
-  const decoder = new TextDecoder()
-  for await (const chunk of child.stdout) {
-    if (text === '') setTimeout(() => child.kill('SIGKILL'), forMs)
-    text += decoder.decode(chunk, { stream: true })
-  }
-  await child.exited
-  expect(child.signalCode).toBe('SIGKILL')
+  const text = await outputUntilKilled([fixture('writer'), dir], forMs)
   return Number(text.split('\n').at(-2))
 }
 

@@ -2,6 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { assert } from '../../src/errors.ts'
 import type { LogWrite, StateMachine } from '../../src/raft/ports.ts'
 import type { Entry } from '../../src/raft/types.ts'
 import { commandVersion, encodeCommand } from '../../src/store/codec.ts'
@@ -170,4 +171,18 @@ export async function openAlone(options: StoreOptions): Promise<Store> {
   await store.start()
   await store.group.read(10_000)
   return store
+}
+
+/** Runs a program of the tests, kills it `forMs` after its first output, returns all of that. */
+export async function outputUntilKilled(args: readonly string[], forMs: number): Promise<string> {
+  const child = Bun.spawn([process.execPath, ...args], { stdout: 'pipe', stderr: 'inherit' })
+  let text = ''
+  const decoder = new TextDecoder()
+  for await (const chunk of child.stdout) {
+    if (text === '') setTimeout(() => child.kill('SIGKILL'), forMs)
+    text += decoder.decode(chunk, { stream: true })
+  }
+  await child.exited
+  assert(child.signalCode === 'SIGKILL', 'it is killed, and does not end by itself')
+  return text
 }
