@@ -108,17 +108,37 @@ export function programsOf(dir: string, program?: 'containerd'): number[] {
 /** Removes a daemon's processes, mounts, bridge and directory. Nothing of it need be there. */
 export function removeDaemonDir(dir: string): void {
   endContainers(dir)
-  const deadlineMs = performance.now() + 10_000
-  for (let own = programsOf(dir); own.length > 0; own = programsOf(dir)) {
-    killAll(own)
-    if (performance.now() > deadlineMs) throw new Error(`processes of ${dir} do not end: ${own}`)
-    Bun.sleepSync(5)
-  }
-  for (const path of mountsBelow(dir)) spawnSync('umount', ['-l', path])
+  killUntilGone(dir, () => programsOf(dir))
+  unmountBelow(dir)
   const owner = ownerOf(dir)
   const bridge = owner === '' ? undefined : (JSON.parse(owner) as Owner).bridge
   if (bridge !== undefined) spawnSync('ip', ['link', 'del', bridge])
   rmSync(dir, { recursive: true, force: true })
+}
+
+/**
+ * Removes what podman keeps in this directory. Each container that has ended runs a podman of its
+ * own that cleans up, and mounts the storage for it, so that none may be left before the unmount.
+ */
+export function removePodmanDir(dir: string): void {
+  const isOne = ({ pid, command }: Running) => pid !== process.pid && command.includes(`${dir}/`)
+  const find = () => processes().flatMap(one => (isOne(one) ? [one.pid] : []))
+  killUntilGone(dir, find)
+  unmountBelow(dir)
+  rmSync(dir, { recursive: true, force: true })
+}
+
+function killUntilGone(dir: string, find: () => number[]): void {
+  const deadlineMs = performance.now() + 10_000
+  for (let own = find(); own.length > 0; own = find()) {
+    killAll(own)
+    if (performance.now() > deadlineMs) throw new Error(`processes of ${dir} do not end: ${own}`)
+    Bun.sleepSync(5)
+  }
+}
+
+function unmountBelow(dir: string): void {
+  for (const path of mountsBelow(dir)) spawnSync('umount', ['-l', path])
 }
 
 /** The latest first. */

@@ -4,7 +4,7 @@
  */
 import { afterAll, afterEach, beforeAll, expect, test } from 'bun:test'
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Subprocess } from 'bun'
@@ -13,6 +13,7 @@ import { Collector, call, eventually, noSignal, refusal, specOf } from '../contr
 import { Daemon } from './daemon.ts'
 import { openDockerDriver } from './docker-driver.ts'
 import { makeImages } from './images.ts'
+import { removePodmanDir } from './leftovers.ts'
 
 const startTimeoutMs = 120_000
 const dir = mkdtempSync(join(tmpdir(), 'fnd-pod-'))
@@ -56,18 +57,11 @@ afterAll(async () => {
   expect(podman('ps', '-aq')).toBe('')
   service.kill()
   await service.exited
-  spawnUnmount()
-  rmSync(dir, { recursive: true, force: true })
+  removePodmanDir(dir)
 })
 
 function podman(...args: readonly string[]): string {
   return execFileSync('podman', [...root, ...args], { encoding: 'utf8' }).trim()
-}
-
-function spawnUnmount(): void {
-  for (const path of [join(dir, 'root/overlay'), join(dir, 'root')]) {
-    Bun.spawnSync(['umount', '-l', path])
-  }
 }
 
 async function start(env: Readonly<Record<string, string>> = {}): Promise<Instance> {
