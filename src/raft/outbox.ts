@@ -1,6 +1,11 @@
 import type { MemberOptions } from './member-options.ts'
 import type { Message, NodeId } from './types.ts'
 
+interface Held {
+  readonly message: Message
+  readonly untilMs: number
+}
+
 type OutboxParts = Pick<MemberOptions, 'network' | 'scheduler' | 'observer'>
 
 /**
@@ -12,7 +17,7 @@ type OutboxParts = Pick<MemberOptions, 'network' | 'scheduler' | 'observer'>
 export class Outbox {
   readonly #parts: OutboxParts
   readonly #holdMs: number
-  readonly #held = new Map<NodeId, Message>()
+  readonly #held = new Map<NodeId, Held>()
   #cancel: (() => void) | undefined
   /** When heartbeats were last sent, 0 for never. */
   #beatMs = 0
@@ -32,11 +37,11 @@ export class Outbox {
       const held = this.#held.get(to)
       if (held !== undefined) {
         this.#held.delete(to)
-        if (!says(message, held)) due.push(held)
+        if (!says(message, held.message)) due.push(held.message)
       }
       if (type === 'MsgHeartbeat') isBeat = true
       if (type === 'MsgSnap') snapshots.push(message)
-      else if (type === 'MsgApp' && entries.length === 0) this.#hold(message)
+      else if (type === 'MsgApp' && entries.length === 0) this.#hold(message, held)
       else due.push(message)
     }
     if (isBeat) this.#beat()
@@ -46,10 +51,17 @@ export class Outbox {
 
   /** Somebody waits for it: what is held leaves. */
   release(): void {
-    if (this.#held.size === 0) return
-    const due = [...this.#held.values()]
-    this.#held.clear()
-    this.#parts.network.send(due)
+    this.#releaseUntil(Number.POSITIVE_INFINITY)
+  }
+
+  #releaseUntil(nowMs: number): void {
+    const due: Message[] = []
+    for (const [to, { message, untilMs }] of this.#held) {
+      if (untilMs > nowMs) continue
+      this.#held.delete(to)
+      due.push(message)
+    }
+    if (due.length > 0) this.#parts.network.send(due)
   }
 
   /** The next heartbeats are the first of another term. */
@@ -70,11 +82,22 @@ export class Outbox {
     this.#beatMs = nowMs
   }
 
-  #hold(message: Message): void {
-    this.#held.set(message.to, message)
-    this.#cancel ??= this.#parts.scheduler.after(this.#holdMs, () => {
+  /** Not longer than what it takes the place of. */
+  #hold(message: Message, before: Held | undefined): void {
+    const untilMs = before?.untilMs ?? this.#parts.scheduler.monotonicMs() + this.#holdMs
+    this.#held.set(message.to, { message, untilMs })
+    this.#cancel ??= this.#releaseAfter(this.#holdMs)
+  }
+
+  /** One timer for all: what is held when it fires may have come since. */
+  #releaseAfter(delayMs: number): () => void {
+    return this.#parts.scheduler.after(delayMs, () => {
       this.#cancel = undefined
-      this.release()
+      const nowMs = this.#parts.scheduler.monotonicMs()
+      this.#releaseUntil(nowMs)
+      if (this.#held.size === 0) return
+      const nextMs = Math.min(...[...this.#held.values()].map(({ untilMs }) => untilMs))
+      this.#cancel = this.#releaseAfter(nextMs - nowMs)
     })
   }
 }

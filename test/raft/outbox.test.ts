@@ -51,7 +51,9 @@ class Bench {
     return this.sent.splice(0)
   }
 
-  fire(): void {
+  /** After so many ms. */
+  fire(afterMs = 2): void {
+    this.nowMs += afterMs
     for (const run of this.timers.splice(0)) run()
   }
 }
@@ -77,6 +79,28 @@ test('the next append tells it as well', () => {
   bench.outbox.send([commit(3, 8)])
   bench.fire()
   expect(bench.taken()).toEqual(['MsgApp to 3: 0 entries, commit 8'])
+})
+
+test('each waits its own time, however long the timer runs', () => {
+  const bench = new Bench()
+  bench.outbox.send([commit(2, 7)])
+  bench.nowMs += 1
+  bench.outbox.send([append(2, 7), commit(2, 8)])
+  expect(bench.taken()).toEqual(['MsgApp to 2: 1 entries, commit 7'])
+  bench.fire(1)
+  expect([bench.taken(), bench.timers.length]).toEqual([[], 1])
+  bench.fire(1)
+  expect([bench.taken(), bench.timers.length]).toEqual([['MsgApp to 2: 0 entries, commit 8'], 0])
+})
+
+test('commits that follow close on each other do not put it off', () => {
+  const bench = new Bench()
+  bench.outbox.send([commit(2, 7)])
+  bench.nowMs += 1
+  bench.outbox.send([commit(2, 8)])
+  expect(bench.taken()).toEqual([])
+  bench.fire(1)
+  expect(bench.taken()).toEqual(['MsgApp to 2: 0 entries, commit 8'])
 })
 
 test('an append that does not tell it, and all else, lets it go first', () => {
