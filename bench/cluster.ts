@@ -37,6 +37,8 @@ const clientCounts = values.clients.split(',').map(Number)
 const valueBytes = 256
 const warmUpClients = 64
 const warmUpMs = 15_000
+/** Again with as many clients as are measured, since a few take other ways through a server. */
+const warmUpAgainMs = 8000
 
 interface Measured {
   readonly perSecond: number
@@ -91,6 +93,7 @@ async function warmUp(sides: readonly Side[]): Promise<void> {
 
 /** All sides in turns; prints a table with ratios to the first side. */
 async function compare(sides: readonly Side[], clients: number): Promise<Row[]> {
+  for (const side of sides) await side.run(clients, warmUpAgainMs)
   const all = new Map<Side, Measured[]>(sides.map(side => [side, []]))
   for (let round = 0; round < rounds; round += 1) {
     for (const side of sides) all.get(side)?.push(await side.run(clients))
