@@ -45,7 +45,7 @@ const awayPollMs = 200
 const pauseTimeoutMs = 5000
 const killTimeoutMs = 5000
 const oomSettleMs = 50
-const oomSettlePolls = 5
+const oomSettlePolls = 10
 const decoder = new TextDecoder()
 
 export class Container {
