@@ -118,7 +118,7 @@ export function removeDaemonDir(dir: string): void {
 
 /**
  * Removes what podman keeps in this directory. Each container that has ended runs a podman of its
- * own that cleans up, and mounts the storage for it, so that none may be left before the unmount.
+ * own that cleans up, and may mount the storage again, so that none is left before the unmount.
  */
 export function removePodmanDir(dir: string): void {
   const isOne = ({ pid, command }: Running) => pid !== process.pid && command.includes(`${dir}/`)
