@@ -245,7 +245,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '25',
     'records are read without their checksums',
-    ['store', 'crash'],
+    ['simulation', 'store', 'crash'],
     'src/store/log-records.ts',
     'record.length < headerBytes || view.getUint32(4, true) !== crc32c(record.subarray(sumFrom))',
     'record.length < headerBytes || (sumFrom < 0 && crc32c(record) === 0)',
@@ -345,7 +345,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '38',
     'the journal is written over before it is home',
-    ['store'],
+    ['simulation', 'store'],
     'src/store/journal.ts',
     'return this.#last[this.#active === 0 ? 1 : 0] <= this.#settled',
     'return true',
@@ -353,7 +353,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '38b',
     'what went home is told before it is on the disk',
-    ['store'],
+    ['simulation', 'store'],
     'src/store/log.ts',
     'this.#tree.write(write, number, error => {\n',
     'this.#journal.settle(number)\n    this.#tree.write(write, number, error => {\n',
@@ -361,7 +361,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '39',
     'sectors are read without their checksums',
-    ['store'],
+    ['simulation', 'store'],
     'src/store/journal-sectors.ts',
     "  if (view.getUint32(0, true) !== crc32c(bytes.subarray(sumFrom))) return 'damaged'\n",
     "  if (sumFrom < 0 && crc32c(bytes) === 0) return 'damaged'\n",
@@ -369,7 +369,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '39b',
     'a damaged sector counts as torn',
-    ['store'],
+    ['simulation', 'store'],
     'src/store/journal-sectors.ts',
     "if (sector === 'damaged') throw damaged(",
     "if (sector === 'damaged') return undefined\n  if (at < 0) throw damaged(",
@@ -377,7 +377,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '39c',
     'a torn write counts as whole',
-    ['store'],
+    ['simulation', 'store'],
     'src/store/journal-sectors.ts',
     'return isWhole ? { number, bytes } : undefined',
     'return isWhole || first.length > 0 ? { number, bytes } : undefined',
@@ -385,15 +385,23 @@ export const mutations: readonly Mutation[] = [
   one(
     '39d',
     'a journal that lacks a write is cut there',
-    ['store'],
+    ['simulation', 'store'],
     'src/store/journal-sectors.ts',
     '  if (lastNumber > expected()) {\n',
     '  if (lastNumber < 0) {\n',
   ),
   one(
+    '39e',
+    'what a start finds is not flushed',
+    ['simulation', 'store'],
+    'src/store/journal.ts',
+    '    files.flush()\n',
+    '',
+  ),
+  one(
     '40',
     'LMDB is told of a write that it does not hold',
-    ['store'],
+    ['simulation', 'store'],
     'src/store/log.ts',
     'this.#tree.write(write, number, error => {\n',
     'this.#tree.write(write, number + 1, error => {\n',
@@ -401,7 +409,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '40b',
     'LMDB does not know how far the journal is in it',
-    ['store'],
+    ['simulation', 'store'],
     'src/store/log-tree.ts',
     "put.push(['hard', encodeHard({ hardState, settled })])",
     "put.push(['hard', encodeHard({ hardState, settled: this.#settled ?? 0 })])",
@@ -417,7 +425,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '41',
     'what is replaced while it goes home is forgotten',
-    ['store'],
+    ['simulation', 'store'],
     'src/store/log.ts',
     'this.#forgetBelow(Math.min(last + 1, this.#writtenFrom))',
     'this.#forgetBelow(last + 1)',
@@ -425,7 +433,7 @@ export const mutations: readonly Mutation[] = [
   one(
     '42',
     'entries leave before the disk knows them committed',
-    ['store'],
+    ['simulation', 'store'],
     'src/store/log.ts',
     '    const bytes = encodeTurn(write)\n',
     '    this.#dropThrough = write.dropThrough\n    const bytes = encodeTurn(write)\n',

@@ -15,6 +15,7 @@ import { assert, type FndError, StartError } from '../errors.ts'
 import type { Identity, LogWrite } from '../raft/ports.ts'
 import type { Entry, HardState } from '../raft/types.ts'
 import { fsyncDir } from './fsync.ts'
+import { explained } from './log-file.ts'
 import { laterOf } from './log-hard.ts'
 import { LmdbRecords } from './log-lmdb.ts'
 import type { LogRecords, RecordChange } from './log-ports.ts'
@@ -97,7 +98,7 @@ export class LogTree {
   /** What an earlier process left. Undefined when that is nothing. Throws `StartError`. */
   static load(records: LogRecords): LogTree | undefined {
     const tree = new LogTree(records)
-    return tree.#load() ? tree : undefined
+    return explained(() => tree.#load()) ? tree : undefined
   }
 
   private constructor(records: LogRecords) {

@@ -34,7 +34,7 @@ export interface JournaledLogOptions extends LogTreeOptions {
   readonly journalBytes?: number
 }
 
-/** What a log is made of. */
+/** What a log is made of: a simulation has its own (test/sim). */
 export interface LogParts {
   readonly tree: LogTree
   readonly files: JournalFiles
@@ -171,6 +171,7 @@ export class JournaledLog implements LogStore {
   settle(done: Done): void {
     // Its number is given out already, and a member whose state finds no room does not wait for it.
     if (this.#isWriting) {
+      assert(this.#onWritten === undefined, 'the end comes once')
       this.#onWritten = () => this.settle(done)
       return
     }
@@ -305,6 +306,10 @@ export class JournaledLog implements LogStore {
   }
 
   #home(write: LogWrite, number: number, done: Done): void {
+    if (this.#state === 'failed') {
+      // It waited for what failed: after that a transaction may falsely succeed.
+      return this.#scheduler.soon(() => done(new FndError('store-failed')))
+    }
     this.#tree.write(write, number, error => {
       if (error === undefined) this.#journal.settle(number)
       else if (error.code !== 'disk-full') {
@@ -357,7 +362,6 @@ async function makeJournal(tree: LogTree, dir: string, fileBytes: number): Promi
   if (error !== undefined) throw error
 }
 
-/** Turns of the event loop, for what is told later. */
 const eventLoop: LogParts['scheduler'] = {
   monotonicMs: () => performance.now(),
   soon: run => void setImmediate(run),
