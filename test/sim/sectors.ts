@@ -1,6 +1,6 @@
 /**
  * The two files of a journal, sector by sector. A disk writes a sector whole or not at all, and the
- * sectors of one write in any order: of a write that was under way a crash keeps whichever it likes.
+ * sectors of one write in any order: of one that was under way a crash keeps whichever it likes.
  * What a killed process wrote can be read, but a loss of power may still take it, until somebody
  * flushes it. Sectors may be damaged: a bit flips, they cannot be read, a write of long ago landed
  * elsewhere, or something else landed here.
