@@ -26,9 +26,10 @@ import { addressRefusal, joinRefusal, upgradeRefusal } from './cluster/upgrade.t
 import type { Config } from './config.ts'
 import { placeText } from './config-cluster.ts'
 import { FndError, StartError } from './errors.ts'
+import type { Slices } from './exec/slices.ts'
 import type { Logger } from './log.ts'
 import { backupsOf } from './node-backup.ts'
-import { tellBoth } from './raft/observer.ts'
+import { noObserver, tellBoth } from './raft/observer.ts'
 import type { Network } from './raft/ports.ts'
 import { commandVersion, versionNeeded } from './store/codec.ts'
 import type { Command, Outcome } from './store/commands.ts'
@@ -44,6 +45,7 @@ export interface ClusterParts {
   readonly config: Config
   readonly log: Logger
   readonly recorder: RaftRecorder
+  readonly slices: Slices
   readonly onFatal: (error: Error) => void
   /** No new calls; resolves when the running ones ended or had their time. */
   readonly drainCalls: () => Promise<void>
@@ -174,7 +176,7 @@ async function openMember(
     dataDir: config.dataDir,
     onFatal,
     network,
-    observer: observerOf(parts),
+    observer: tellBoth(observerOf(parts), { ...noObserver, fsync: () => parts.slices.shorten() }),
     limits: {
       tickMs: config.cluster.electionTimeoutMs / electionTick,
       electionTick,

@@ -22,6 +22,7 @@ import { CallCounter, type CodeSource, Invocations } from './exec/invocations.ts
 import { CallOutput } from './exec/output.ts'
 import { ProcessDriver } from './exec/process.ts'
 import { Runner } from './exec/runner.ts'
+import { Slices } from './exec/slices.ts'
 import { specOf } from './exec/spec.ts'
 import { SyslogSender } from './exec/syslog.ts'
 import { IdSource } from './ids.ts'
@@ -72,9 +73,10 @@ export async function startNode(config: Config, log: Logger): Promise<FndNode> {
   await using opening = new AsyncDisposableStack()
   const metrics = new Metrics({ clock: systemClock, version, commit })
   const ending = new Ending()
+  const slices = opening.use(new Slices())
   const cluster = opening.use(
     await openCluster({
-      ...{ config, log, onFatal: makeOnFatal(log), recorder: metrics.raft },
+      ...{ config, log, onFatal: makeOnFatal(log), recorder: metrics.raft, slices },
       drainCalls: () => ending.drainCalls(),
       onOut: () => ending.ask(),
       onExpelled: reason => ending.ask(reason),

@@ -271,9 +271,10 @@ export class Members implements ClusterControl, AsyncDisposable {
     if (!view.rows.some(row => row.id === to)) throw new FndError('node-not-found', { field: 'to' })
     if (to === nodeId) throw new FndError('node-is-leader', { field: 'to' })
     if (!view.confState.voters.includes(to)) throw new FndError('node-is-learner', { field: 'to' })
-    raft.transfer(to)
     const endMs = monotonicMs() + 4 * config.electionTimeoutMs
     for (;;) {
+      // Again, because the core gives it up after an election timeout, and a message may be lost.
+      raft.transfer(to)
       const { lead } = raft.status()
       if (lead !== 0 && lead !== nodeId) return lead
       if (monotonicMs() > endMs) throw new FndError('transfer-failed')

@@ -56,6 +56,8 @@ const numbers = {
     pipe2: 293,
     prlimit64: 302,
     setns: 308,
+    sched_setattr: 314,
+    sched_getattr: 315,
     seccomp: 317,
   },
   arm64: {
@@ -89,6 +91,8 @@ const numbers = {
     pipe2: 59,
     prlimit64: 261,
     setns: 268,
+    sched_setattr: 274,
+    sched_getattr: 275,
     seccomp: 277,
   },
 } as const

@@ -39,6 +39,8 @@ export class World implements AsyncDisposable {
   /** Nodes that are heard, and that nobody can connect to. */
   readonly deaf = new Set<number>()
   readonly lags = new Map<number, number>()
+  /** So many wishes to hand leadership over come to nothing. */
+  lostTransfers = 0
   readonly out: number[] = []
   readonly commands: { readonly by: number; readonly command: Command }[] = []
   readonly waiting = new Map<string, { name: string }>()
@@ -54,7 +56,10 @@ export class World implements AsyncDisposable {
       raft: {
         status: () => this.core(id),
         isStarved: () => false,
-        transfer: to => this.lead(to),
+        transfer: to => {
+          if (this.lostTransfers > 0) this.lostTransfers -= 1
+          else this.lead(to)
+        },
         proposeConf: async change => {
           this.#mustLead(id)
           this.conf = changed(this.conf, change.changes)

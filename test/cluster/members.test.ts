@@ -83,6 +83,9 @@ test('leadership is handed over, from whichever node it is asked', async () => {
   expect(world.leader).toBe(2)
   world.lags.set(1, 3)
   expect(await world.seat(3).members.transfer(undefined)).toBe(3)
+  world.lostTransfers = 3
+  expect(await world.seat(3).members.transfer(1)).toBe(1)
+  expect(await world.seat(3).members.transfer(3)).toBe(3)
   expect(await codeOf(world.seat(1).members.transfer(3))).toBe('node-is-leader')
   expect(await codeOf(world.seat(1).members.transfer(9))).toBe('node-not-found')
 })
