@@ -3,20 +3,7 @@
  * few behind each other and one flush. They take turns: while what is in one goes home into LMDB,
  * the other is written, and whatever is home is written over (log.ts).
  */
-import { ptr } from 'bun:ffi'
-import {
-  closeSync,
-  constants,
-  fdatasyncSync,
-  openSync,
-  readFileSync,
-  readSync,
-  write,
-} from 'node:fs'
-import { open } from 'node:fs/promises'
-import { join } from 'node:path'
-import { assert, StartError } from '../errors.ts'
-import { fsyncDir, writeAll } from './fsync.ts'
+import { assert } from '../errors.ts'
 import {
   encodeSectors,
   type JournalWrite,
@@ -25,18 +12,14 @@ import {
   sectorBytes,
   sectorCount,
 } from './journal-sectors.ts'
-import { cure } from './log-records.ts'
+import type { JournalFiles, Written } from './log-ports.ts'
 
-const fileNames = ['log-0.journal', 'log-1.journal'] as const
 /** Of each file: a settling for every few thousand small writes, which takes some milliseconds. */
 export const journalBytes = 2 * 1024 * 1024
 /** That part of each file is for votes, while LMDB has no room. */
 const reserveShare = 32
 /** A write of more than that part of a file goes home at once. */
 const largeShare = 4
-const pageBytes = 4096
-/** Written at a time when a file is made, so that it takes no memory to speak of. */
-const zerosBytes = 64 * 1024
 
 export interface OpenJournal {
   readonly journal: Journal
@@ -44,7 +27,7 @@ export interface OpenJournal {
 }
 
 export class Journal {
-  readonly #fds: readonly number[]
+  readonly #files: JournalFiles
   /** Of the write under way. */
   readonly #room: Uint8Array
   /** Number of the last write in each file. */
@@ -56,31 +39,16 @@ export class Journal {
   /** The next sector of the active file. */
   #at = 0
 
-  /**
-   * Makes empty files, on the disk, in the place of any that are there. They have all their bytes
-   * from then on, so that a write finds its room. Rejects with `StartError`.
-   */
-  static async create(dir: string, fileBytes: number): Promise<void> {
-    try {
-      for (const name of fileNames) await writeZeros(join(dir, name), fileBytes)
-    } catch (cause) {
-      const { message } = cause as Error
-      throw new StartError(`The log's journal cannot be made in ${dir} (${message}).`, { cause })
-    }
-    await fsyncDir(dir)
-  }
-
   /** With what was written after `settled`: that and all before is home. Throws `StartError`. */
-  static open(dir: string, fileBytes: number, settled: number): OpenJournal {
-    const files = fileNames.map(name => wholeFile(join(dir, name), fileBytes))
-    const scan = scanJournal(files, settled)
-    return { journal: new Journal(dir, fileBytes, settled, scan), writes: scan.writes }
+  static open(files: JournalFiles, settled: number): OpenJournal {
+    const scan = scanJournal(files.read(), settled)
+    return { journal: new Journal(files, settled, scan), writes: scan.writes }
   }
 
-  private constructor(dir: string, fileBytes: number, settled: number, { lastNumber }: Scan) {
-    this.#fileSectors = fileBytes / sectorBytes
-    this.#room = aligned((sectorCount(fileBytes / largeShare) + 1) * sectorBytes)
-    this.#fds = fileNames.map(name => openThrough(join(dir, name), this.#room))
+  private constructor(files: JournalFiles, settled: number, { lastNumber }: Scan) {
+    this.#files = files
+    this.#fileSectors = files.fileBytes / sectorBytes
+    this.#room = files.memory((sectorCount(files.fileBytes / largeShare) + 1) * sectorBytes)
     this.#settled = settled
     this.#number = lastNumber
     // Where a write is torn, none may follow in its place: until all is home both count as full.
@@ -89,7 +57,7 @@ export class Journal {
     this.#at = this.#fileSectors
     // Whoever wrote it may have ended before its flush did. It counts from here on, also while LMDB
     // has no room for it.
-    for (const fd of this.#fds) fdatasyncSync(fd)
+    files.flush()
   }
 
   /** Of the last write. */
@@ -125,24 +93,17 @@ export class Journal {
   }
 
   /**
-   * Resolves when it is on the disk. After an error what follows on the disk is not known, and
-   * nothing more may be written. One at a time.
+   * `done` is called in a later turn, when it is on the disk. After an error what follows on the
+   * disk is not known, and nothing more may be written. One at a time.
    */
-  append(bytes: Uint8Array): Promise<Error | undefined> {
+  append(bytes: Uint8Array, done: Written): void {
     assert(this.fits(bytes.length, true), 'a write does not go beyond its file')
     this.#number += 1
     this.#last[this.#active] = this.#number
     const sectors = encodeSectors({ number: this.#number, bytes }, this.#room)
     const at = this.#at * sectorBytes
     this.#at += sectorCount(bytes.length)
-    return new Promise(resolve => {
-      const fd = this.#fds[this.#active] as number
-      write(fd, sectors, 0, sectors.length, at, (error, written) => {
-        if (error !== null) resolve(error)
-        else if (written < sectors.length) resolve(new Error(`EIO: wrote ${written} bytes`))
-        else resolve(undefined)
-      })
-    })
+    this.#files.write(this.#active, sectors, at, done)
   }
 
   /** All up to write `number` is home. */
@@ -152,58 +113,6 @@ export class Journal {
   }
 
   close(): void {
-    for (const fd of this.#fds) closeSync(fd)
+    this.#files.close()
   }
-}
-
-async function writeZeros(path: string, length: number): Promise<void> {
-  const file = await open(path, 'w', 0o600)
-  try {
-    const zeros = new Uint8Array(zerosBytes)
-    for (let at = 0; at < length; at += zerosBytes) {
-      await writeAll(file, zeros.subarray(0, length - at))
-    }
-    await file.sync()
-  } finally {
-    await file.close()
-  }
-}
-
-/** Memory from the beginning of a page on, as direct writes ask for it. */
-function aligned(length: number): Uint8Array {
-  const memory = new Uint8Array(length + pageBytes)
-  const excess = ptr(memory) % pageBytes
-  return memory.subarray(excess === 0 ? 0 : pageBytes - excess).subarray(0, length)
-}
-
-/**
- * For writes that go through to the disk, and past the page cache where the filesystem and the disk
- * take sectors that way: that is a sixth faster, and a quarter less CPU time.
- */
-function openThrough(path: string, room: Uint8Array): number {
-  const flags = constants.O_RDWR | constants.O_DSYNC
-  let fd: number | undefined
-  try {
-    fd = openSync(path, flags | constants.O_DIRECT)
-    readSync(fd, room, 0, sectorBytes, 0)
-    return fd
-  } catch (error) {
-    if (fd !== undefined) closeSync(fd)
-    if ((error as { code?: unknown }).code !== 'EINVAL') throw error
-    return openSync(path, flags)
-  }
-}
-
-function wholeFile(path: string, fileBytes: number): Uint8Array {
-  let bytes: Uint8Array
-  try {
-    bytes = readFileSync(path)
-  } catch (cause) {
-    const { message } = cause as Error
-    throw new StartError(`The log's journal cannot be read (${message}). ${cure}`, { cause })
-  }
-  if (bytes.length === fileBytes) return bytes
-  throw new StartError(
-    `${path} has ${bytes.length} bytes, and not ${fileBytes}: it is damaged. ${cure}`,
-  )
 }

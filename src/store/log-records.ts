@@ -11,6 +11,7 @@
  */
 import { StartError } from '../errors.ts'
 import { crc32c } from '../raft/crc32c.ts'
+import type { Identity } from '../raft/ports.ts'
 import type { Entry, EntryKind, HardState } from '../raft/types.ts'
 
 const recordVersion = 1
@@ -209,6 +210,20 @@ export function decodeTurn(record: Uint8Array, name: string): Segment {
 
 export function baseRecord({ index, term }: Base): Uint8Array {
   return encodeRecord({ index, term, bytes: new Uint8Array() })
+}
+
+/** Of a log that is new, and begins behind `base`; `settled` as in its hard state. */
+export function firstRecords(
+  identity: Identity,
+  base: Base = { index: 0, term: 0 },
+  settled?: number,
+): [LogKey, Uint8Array][] {
+  const hardState = { term: base.term, vote: 0, commit: base.index }
+  return [
+    ['identity', textRecord(JSON.stringify(identity))],
+    ['base', baseRecord(base)],
+    ['hard', encodeHard({ hardState, settled })],
+  ]
 }
 
 export function textOf(bytes: Uint8Array): string {

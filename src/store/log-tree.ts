@@ -1,12 +1,8 @@
 /**
- * The log in LMDB. One write is one LMDB transaction: entries, hard state, the base, how far the
- * journal is in it, and the removal of entries that are old or overwritten. Its records are in the
- * root of the environment.
- *
- * LMDB is opened without `overlappingSync`, so that a write's promise resolves after the fdatasync
- * of its pages and the synchronous write of the meta page; test/store/log-disk.test.ts watches the
- * system calls. LMDB gives atomicity, so that there is no torn tail to repair: whatever is missing
- * or has another checksum is damage, and the log does not open or read (raft.md §2.2).
+ * The log in LMDB. One write is one transaction: entries, hard state, the base, how far the journal
+ * is in it, and the removal of entries that are old or overwritten. LMDB gives atomicity, so that
+ * there is no torn tail to repair: whatever is missing or has another checksum is damage, and the
+ * log does not open or read (raft.md §2.2).
  *
  * Entries are kept in segments, one value for many, keyed by the first and last index: that takes a
  * third less time than a value for each. Old entries leave by whole segments. The entry before the
@@ -15,14 +11,14 @@
  * Logs of versions without a journal have one transaction for each write, and the newest hard state
  * may be the one in their last segment, which is that of the write that left it.
  */
-import { join } from 'node:path'
-import type { RootDatabase, Transaction } from 'lmdb'
-import { assert, FndError, StartError } from '../errors.ts'
+import { assert, type FndError, StartError } from '../errors.ts'
 import type { Identity, LogWrite } from '../raft/ports.ts'
 import type { Entry, HardState } from '../raft/types.ts'
 import { fsyncDir } from './fsync.ts'
-import { commitError, explained, isFullDisk, openEnvironment } from './log-file.ts'
+import { explained } from './log-file.ts'
 import { laterOf } from './log-hard.ts'
+import { LmdbRecords } from './log-lmdb.ts'
+import type { LogRecords, RecordChange } from './log-ports.ts'
 import {
   type Base,
   baseRecord,
@@ -32,6 +28,7 @@ import {
   decodeSegment,
   encodeHard,
   encodeSegment,
+  firstRecords,
   keyOf,
   type LogKey,
   type Segment,
@@ -39,19 +36,7 @@ import {
   textOf,
   textRecord,
 } from './log-records.ts'
-import { freeBytesOf } from './log-room.ts'
 import { Terms } from './log-terms.ts'
-import { type OldLog, upgradeOldLog } from './log-upgrade.ts'
-
-/** Numbers are before strings in LMDB's order, and names are strings. */
-const allSegments = { start: [0, 0] as LogKey, end: [Number.MAX_SAFE_INTEGER, 0] as LogKey }
-
-/**
- * What a transaction takes at the most besides its entries, of each segment and in all: ends of
- * pages, the pages of the tree, and LMDB's list of free ones.
- */
-const segmentSlackBytes = 32 * 1024
-const slackBytes = 128 * 1024
 
 export interface LogTreeOptions {
   /** The directory that holds `log.mdb`. */
@@ -79,8 +64,7 @@ interface Plan {
 }
 
 export class LogTree {
-  readonly #root: RootDatabase<Uint8Array, LogKey>
-  readonly #dir: string
+  readonly #records: LogRecords
   #identity: Identity = { clusterId: '', nodeId: 0, uuid: '' }
   #hardState: HardState = { term: 0, vote: 0, commit: 0 }
   #base: Base = { index: 0, term: 0 }
@@ -91,31 +75,34 @@ export class LogTree {
   readonly #segments: Span[] = []
   #terms = new Terms()
   #isWriting = false
-  /**
-   * While a write removes segments: the file as it was before. The transaction may be over some
-   * turns before its promise says so, and until then whatever this log names can be read.
-   */
-  #before: Transaction | undefined
-  #closed: 'no' | 'closed' | 'failed' = 'no'
 
   /** Opens it, or makes one in a directory that is there. Rejects with `StartError`. */
-  static async open(options: LogTreeOptions): Promise<LogTree> {
-    const { dir } = options
-    const root = openEnvironment(join(dir, 'log.mdb'), freeBytesOf(dir))
+  static async open({ dir, identity, base }: LogTreeOptions): Promise<LogTree> {
+    const records = await LmdbRecords.open(dir)
     try {
-      const tree = explained(() => new LogTree(root, dir))
-      const isThere = explained(() => tree.#load())
-      if (!isThere) await tree.#create(options)
-      return tree
+      const found = LogTree.load(records)
+      if (found !== undefined) return found
+      const change = { removed: [], put: firstRecords(await identity(), base) }
+      const error = await new Promise<FndError | undefined>(done => records.write(change, done))
+      if (error !== undefined) throw error
+      await fsyncDir(dir)
+      const made = LogTree.load(records)
+      assert(made !== undefined, 'what was made is there')
+      return made
     } catch (error) {
-      await root.close()
+      await records.close()
       throw error
     }
   }
 
-  private constructor(root: RootDatabase<Uint8Array, LogKey>, dir: string) {
-    this.#root = root
-    this.#dir = dir
+  /** What an earlier process left. Undefined when that is nothing. Throws `StartError`. */
+  static load(records: LogRecords): LogTree | undefined {
+    const tree = new LogTree(records)
+    return explained(() => tree.#load()) ? tree : undefined
+  }
+
+  private constructor(records: LogRecords) {
+    this.#records = records
   }
 
   get identity(): Identity {
@@ -155,7 +142,7 @@ export class LogTree {
     for (let index = fromIndex; index < endIndex; ) {
       const segment = this.#segments[this.#segmentAt(index)]
       assert(segment !== undefined, 'segments have no gaps')
-      const { entries } = explained(() => this.#segment(segment))
+      const { entries } = this.#segment(segment)
       for (const entry of entries.slice(index - segment.first, endIndex - segment.first)) {
         bytes += entry.bytes.length
         // More than asked for is no answer, except that one entry always is.
@@ -168,52 +155,34 @@ export class LogTree {
   }
 
   /**
-   * Resolves when it is on the disk; until then this is read as it was. With `FndError` `disk-full`
-   * nothing of it was kept, with any other nothing may be written any more. `settled` is the last
-   * write of the journal that it brings. One at a time.
+   * `done` is called in a later turn, when it is on the disk; until then this is read as it was.
+   * With `FndError` `disk-full` nothing of it was kept, with any other nothing may be written any
+   * more. `settled` is the last write of the journal that it brings. One at a time.
    */
-  async write(write: LogWrite, settled: number): Promise<FndError | undefined> {
+  write(write: LogWrite, settled: number, done: (error: FndError | undefined) => void): void {
     assert(!this.#isWriting, 'one write at a time')
-    if (this.#closed === 'failed') return new FndError('store-failed')
-    const plan = explained(() => this.#plan(write))
+    const plan = this.#plan(write)
     this.#isWriting = true
-    if (freeBytesOf(this.#dir) < bytesOf(plan)) {
-      await new Promise(setImmediate)
+    this.#records.write(this.#change(write, plan, settled), error => {
       this.#isWriting = false
-      return new FndError('disk-full')
-    }
-    if (plan.removed.length > 0) this.#before = this.#root.useReadTransaction()
-    try {
-      await this.#commit(write, plan, settled)
-    } catch (cause) {
-      return await this.#failure(cause)
-    } finally {
-      this.#before?.done()
-      this.#before = undefined
-      this.#isWriting = false
-    }
-    this.#keep(write, plan, settled)
-    return undefined
-  }
-
-  async close(): Promise<void> {
-    // After a failure lmdb may hold its own locks for ever; the process is about to end anyway.
-    if (this.#closed === 'no') await this.#root.close()
-    this.#closed = 'closed'
-  }
-
-  /** One transaction. Resolves when it is on the disk. */
-  #commit(write: LogWrite, { removed, added, base }: Plan, settled: number): Promise<boolean> {
-    const root = this.#root
-    const { hardState, reset, isInstalled } = write
-    return root.batch(() => {
-      for (const { first, last } of removed) void root.remove([first, last])
-      for (const entries of added) void root.put(keyOf(entries), encodeSegment(entries, hardState))
-      void root.put('hard', encodeHard({ hardState, settled }))
-      if (base !== this.#base) void root.put('base', baseRecord(base))
-      if (reset !== undefined) void root.put('installing', textRecord(reset.data))
-      else if (isInstalled === true) void root.put('installing', textRecord(''))
+      if (error === undefined) this.#keep(write, plan, settled)
+      done(error)
     })
+  }
+
+  close(): Promise<void> {
+    return this.#records.close()
+  }
+
+  #change(write: LogWrite, { removed, added, base }: Plan, settled: number): RecordChange {
+    const { hardState, reset, isInstalled } = write
+    const put: [LogKey, Uint8Array][] = []
+    for (const entries of added) put.push([keyOf(entries), encodeSegment(entries, hardState)])
+    put.push(['hard', encodeHard({ hardState, settled })])
+    if (base !== this.#base) put.push(['base', baseRecord(base)])
+    if (reset !== undefined) put.push(['installing', textRecord(reset.data)])
+    else if (isInstalled === true) put.push(['installing', textRecord('')])
+    return { removed: removed.map(({ first, last }) => [first, last]), put }
   }
 
   #plan({ entries, reset, dropThrough }: LogWrite): Plan {
@@ -287,19 +256,15 @@ export class LogTree {
   }
 
   #segment({ first, last }: Span): Segment {
-    const transaction = this.#before
-    const record = this.#root.get([first, last], transaction && { transaction })
+    const record = this.#records.get([first, last])
     if (record === undefined) throw new StartError(lacks(first, last))
     return decodeSegment(record, first, last)
   }
 
-  /** Reads what an earlier process left. False when there is nothing: the log is new. */
+  /** False when there is nothing. */
   #load(): boolean {
-    upgradeOldLog(this.#root, old => this.#putOld(old))
-    for (const [first, last] of this.#root.getKeys(allSegments) as Iterable<[number, number]>) {
-      this.#segments.push({ first, last })
-    }
-    const hard = this.#root.get('hard')
+    for (const [first, last] of this.#records.segmentKeys()) this.#segments.push({ first, last })
+    const hard = this.#records.get('hard')
     const identity = this.#value('identity')
     const base = this.#value('base')
     if (hard === undefined || identity === undefined || base === undefined) {
@@ -354,72 +319,9 @@ export class LogTree {
   }
 
   #value(name: string) {
-    const record = this.#root.get(name)
+    const record = this.#records.get(name)
     return record === undefined ? undefined : decodeRecord(record, name)
   }
-
-  async #create({ identity, base = { index: 0, term: 0 }, dir }: LogTreeOptions): Promise<void> {
-    this.#identity = await identity()
-    this.#base = base
-    this.#lastIndex = base.index
-    this.#terms.push(base.index, base.term)
-    this.#hardState = { term: base.term, vote: 0, commit: base.index }
-    await this.#root.batch(() => {
-      void this.#root.put('identity', textRecord(JSON.stringify(this.#identity)))
-      void this.#root.put('base', baseRecord(base))
-      void this.#root.put('hard', encodeHard({ hardState: this.#hardState, settled: undefined }))
-    })
-    await fsyncDir(dir)
-  }
-
-  /** Within a transaction. */
-  #putOld({ entries: all, hardState, identity, base }: OldLog): void {
-    for (const entries of segmentsOf(all)) {
-      this.#root.putSync(keyOf(entries), encodeSegment(entries, hardState))
-    }
-    this.#root.putSync('identity', textRecord(JSON.stringify(identity)))
-    this.#root.putSync('base', baseRecord(base))
-    this.#root.putSync('hard', encodeHard({ hardState, settled: undefined }))
-  }
-
-  /**
-   * LMDB refuses every further transaction once the meta page could not be written. It must be
-   * asked in this way: an asynchronous write would never settle.
-   */
-  #isUsable(): boolean {
-    try {
-      this.#root.transactionSync(() => undefined)
-      return true
-    } catch {
-      return false
-    }
-  }
-
-  /**
-   * A full disk shows when the pages are written, before the meta page that would make them count:
-   * the transaction is void, later ones never refer to its pages, and the next may succeed.
-   * Anything else may be a failed fsync, which is final.
-   */
-  async #failure(cause: unknown): Promise<FndError> {
-    const error = await commitError(cause)
-    const isFull = isFullDisk(error, freeBytesOf(this.#dir))
-    if (isFull && this.#isUsable()) return new FndError('disk-full', { cause: error })
-    this.#closed = 'failed'
-    return new FndError('store-failed', { cause: error })
-  }
-}
-
-/**
- * So much must be free, or LMDB is not asked: where it finds no room it writes a message into
- * memory that is too short for it, which may end the process (mdb.c of lmdb, `mdb_page_flush`).
- */
-function bytesOf({ added }: Plan): number {
-  let bytes = slackBytes
-  for (const entries of added) {
-    bytes += segmentSlackBytes
-    for (const entry of entries) bytes += entry.bytes.length
-  }
-  return bytes
 }
 
 export function lacks(first: number, last: number): string {

@@ -6,9 +6,20 @@ import type { Database, RootDatabase } from 'lmdb'
 import { StartError } from '../errors.ts'
 import type { Identity } from '../raft/ports.ts'
 import type { Entry, HardState } from '../raft/types.ts'
-import { type Base, cure, decodeRecord, type LogKey } from './log-records.ts'
+import {
+  type Base,
+  baseRecord,
+  cure,
+  decodeRecord,
+  encodeHard,
+  encodeSegment,
+  keyOf,
+  type LogKey,
+  segmentsOf,
+  textRecord,
+} from './log-records.ts'
 
-export interface OldLog {
+interface OldLog {
   readonly identity: Identity
   readonly hardState: HardState
   readonly base: Base
@@ -23,14 +34,11 @@ interface OldHardState {
 }
 
 /**
- * Brings an old log into the form that `put` writes, and removes what it was in: one transaction,
- * so that a crash leaves either. Does nothing to a log of any other kind. Throws `StartError` at
+ * Brings an old log into the form of a newer one, and removes what it was in: one transaction, so
+ * that a crash leaves either. Does nothing to a log of any other kind. Throws `StartError` at
  * damage.
  */
-export function upgradeOldLog(
-  root: RootDatabase<Uint8Array, LogKey>,
-  put: (old: OldLog) => void,
-): void {
+export function upgradeOldLog(root: RootDatabase<Uint8Array, LogKey>): void {
   // Names of databases are no keys that `get` finds.
   const [name] = root.getKeys({ start: 'entries', limit: 1 })
   if (name !== 'entries') return
@@ -39,10 +47,22 @@ export function upgradeOldLog(
   const old = readOldLog(entries, meta)
   if (old === undefined) return
   root.transactionSync(() => {
-    put(old)
+    putOld(root, old)
     entries.dropSync()
     meta.dropSync()
   })
+}
+
+function putOld(
+  root: RootDatabase<Uint8Array, LogKey>,
+  { entries: all, hardState, identity, base }: OldLog,
+): void {
+  for (const entries of segmentsOf(all)) {
+    root.putSync(keyOf(entries), encodeSegment(entries, hardState))
+  }
+  root.putSync('identity', textRecord(JSON.stringify(identity)))
+  root.putSync('base', baseRecord(base))
+  root.putSync('hard', encodeHard({ hardState, settled: undefined }))
 }
 
 /** Undefined when the process that made it ended before anything was in it. */

@@ -10,11 +10,14 @@
  * counts once.
  */
 import { assert, FndError, StartError } from '../errors.ts'
-import type { Identity, LogStore, LogWrite } from '../raft/ports.ts'
+import type { Identity, LogStore, LogWrite, Scheduler } from '../raft/ports.ts'
 import type { Entry, HardState } from '../raft/types.ts'
 import { Journal, journalBytes } from './journal.ts'
+import { makeJournalFiles, SyncedJournalFiles } from './journal-files.ts'
+import type { JournalWrite } from './journal-sectors.ts'
 import { follows } from './log-hard.ts'
-import { cure, decodeTurn, encodeTurn, type Segment } from './log-records.ts'
+import type { JournalFiles } from './log-ports.ts'
+import { cure, decodeTurn, encodeTurn } from './log-records.ts'
 import { freeBytesOf, Room } from './log-room.ts'
 import { LogTree, type LogTreeOptions, lacks } from './log-tree.ts'
 
@@ -31,11 +34,24 @@ export interface JournaledLogOptions extends LogTreeOptions {
   readonly journalBytes?: number
 }
 
+/** What a log is made of: a simulation has its own (test/sim). */
+export interface LogParts {
+  readonly tree: LogTree
+  readonly files: JournalFiles
+  readonly freeBytesMin: number
+  /** Of the filesystem. */
+  readonly freeBytes: () => number
+  readonly scheduler: Pick<Scheduler, 'monotonicMs' | 'soon'>
+}
+
+type Done = (error: FndError | undefined) => void
+
 export class JournaledLog implements LogStore {
   readonly #tree: LogTree
   readonly #journal: Journal
   readonly #room: Room
   readonly #freeBytesMin: number
+  readonly #scheduler: LogParts['scheduler']
   #hardState: HardState
   /** The entries from `#tailFirst` on, whatever the tree has there. */
   #tail: Entry[] = []
@@ -44,39 +60,50 @@ export class JournaledLog implements LogStore {
   #dropThrough = 0
   /** Where entries were written since the settling under way began. */
   #writtenFrom = Number.POSITIVE_INFINITY
-  #settling: Promise<FndError | undefined> = Promise.resolve(undefined)
+  #isSettling = false
   #isWriting = false
-  #writing: Promise<void> = Promise.resolve()
-  #closed: 'no' | 'closed' | 'failed' = 'no'
+  #onSettled: (() => void) | undefined
+  #onWritten: (() => void) | undefined
+  #state: 'open' | 'closed' | 'failed' = 'open'
+  /** What the tree said when it failed. */
+  #failure: FndError | undefined
 
   /** Opens the log, or makes one in a directory that is there. Rejects with `StartError`. */
   static async open(options: JournaledLogOptions): Promise<JournaledLog> {
     const { dir, freeBytesMin, journalBytes: fileBytes = journalBytes } = options
     const tree = await LogTree.open(options)
-    let journal: Journal | undefined
+    let files: JournalFiles | undefined
     try {
       await makeJournal(tree, dir, fileBytes)
-      const opened = Journal.open(dir, fileBytes, tree.settled ?? 0)
-      journal = opened.journal
-      const room = new Room(freeBytesMin, () => freeBytesOf(dir))
-      const log = new JournaledLog(tree, journal, room, freeBytesMin)
-      const turns = opened.writes.map(({ number, bytes }) => decodeTurn(bytes, `write ${number}`))
-      await log.#restore(turns)
+      files = new SyncedJournalFiles(dir, fileBytes)
+      const scheduler = eventLoop
+      const freeBytes = () => freeBytesOf(dir)
+      const log = new JournaledLog({ tree, files, freeBytesMin, freeBytes, scheduler })
+      const error = await new Promise<FndError | undefined>(done => log.settle(done))
+      // Without room it stays in the journal, and in memory.
+      if (error !== undefined && error.code !== 'disk-full') throw error
       return log
     } catch (error) {
-      journal?.close()
+      files?.close()
       await tree.close()
       throw error
     }
   }
 
-  private constructor(tree: LogTree, journal: Journal, room: Room, freeBytesMin: number) {
+  /**
+   * With what an earlier process left in the journal, which `settle` brings home. Throws
+   * `StartError`.
+   */
+  constructor({ tree, files, freeBytesMin, freeBytes, scheduler }: LogParts) {
+    const { journal, writes } = Journal.open(files, tree.settled ?? 0)
     this.#tree = tree
     this.#journal = journal
-    this.#room = room
+    this.#room = new Room(freeBytesMin, freeBytes)
     this.#freeBytesMin = freeBytesMin
+    this.#scheduler = scheduler
     this.#hardState = tree.hardState
     this.#tailFirst = tree.lastIndex + 1
+    this.#restore(writes)
   }
 
   get identity(): Identity {
@@ -121,34 +148,46 @@ export class JournaledLog implements LogStore {
 
   write(write: LogWrite, done: (error: Error | undefined) => void): void {
     assert(!this.#isWriting, 'one write at a time')
-    assert(this.#closed !== 'closed', 'a closed log is not written')
+    assert(this.#state !== 'closed', 'a closed log is not written')
     this.#mustFollow(write)
     this.#isWriting = true
-    this.#writing = this.#write(write).then(error => {
+    this.#write(write, error => {
       this.#isWriting = false
-      // Outside of the promise, so that what `done` throws ends the process as any other bug.
-      queueMicrotask(() => done(error))
+      done(error)
+      const onWritten = this.#onWritten
+      this.#onWritten = undefined
+      onWritten?.()
     })
   }
 
   hasRoom(): boolean {
-    return this.#room.has(this.#freeBytesMin, performance.now())
+    return this.#room.has(this.#freeBytesMin, this.#scheduler.monotonicMs())
   }
 
   /**
-   * After the write that is under way, all that is in the journal goes home, if there is room.
-   * Rejects when that failed.
+   * After the write that is under way, all that is in the journal goes home; `done` at once when
+   * nothing is left there. With `FndError` `disk-full` it stays. Nothing is written meanwhile.
    */
-  async close(): Promise<void> {
-    if (this.#closed === 'closed') return
+  settle(done: Done): void {
     // Its number is given out already, and a member whose state finds no room does not wait for it.
-    await this.#writing
-    const failed = await this.#settling
-    const isDue = this.#closed === 'no' && !this.#journal.isSettled
-    const error = isDue ? await this.#settle() : failed
+    if (this.#isWriting) {
+      assert(this.#onWritten === undefined, 'the end comes once')
+      this.#onWritten = () => this.settle(done)
+      return
+    }
+    this.#whenSettled(() => {
+      if (this.#state === 'failed' || this.#journal.isSettled) done(this.#failure)
+      else this.#settle(done)
+    })
+  }
+
+  /** Settles, if there is room. Rejects when that failed. */
+  async close(): Promise<void> {
+    if (this.#state === 'closed') return
+    const error = await new Promise<FndError | undefined>(done => this.settle(done))
     // After a failure lmdb may hold its own locks for ever; the process is about to end anyway.
-    if (this.#closed === 'no') await this.#tree.close()
-    this.#closed = 'closed'
+    if (this.#state === 'open') await this.#tree.close()
+    this.#state = 'closed'
     this.#journal.close()
     if (error !== undefined && error.code !== 'disk-full') throw error
   }
@@ -172,83 +211,113 @@ export class JournaledLog implements LogStore {
     }
   }
 
-  async #write(write: LogWrite): Promise<Error | undefined> {
+  #write(write: LogWrite, done: Done): void {
     const refusal = this.#refusal(write)
-    if (refusal !== undefined) {
-      await new Promise(setImmediate)
-      return refusal
-    }
+    if (refusal !== undefined) return this.#scheduler.soon(() => done(refusal))
     const bytes = encodeTurn(write)
     const isOfSnapshot = write.reset !== undefined || write.isInstalled === true
-    if (isOfSnapshot || this.#journal.isLarge(bytes.length)) return this.#writeHome(write)
-    const full = await this.#makeWay(bytes.length, write.entries.length === 0)
-    if (full !== undefined) return full
-    const cause = await this.#journal.append(bytes)
-    if (cause !== undefined) {
-      // After a failed flush a later one may falsely succeed.
-      this.#closed = 'failed'
-      return new FndError('store-failed', { cause })
+    if (isOfSnapshot || this.#journal.isLarge(bytes.length)) {
+      return this.#whenSettled(() => this.#writeHome(write, done))
     }
-    this.#keep(write)
-    return undefined
+    if (this.#journal.fits(bytes.length, write.entries.length === 0)) {
+      return this.#append(write, bytes, done)
+    }
+    this.#whenSettled(() => this.#makeWay(write, bytes, done))
   }
 
   #refusal({ entries, reset }: LogWrite): FndError | undefined {
-    if (this.#closed === 'failed') return new FndError('store-failed')
+    if (this.#state === 'failed') return new FndError('store-failed')
     // A vote or a step of the commit takes no room to speak of, and dropping entries gives some.
     if (entries.length === 0 && reset === undefined) return undefined
-    const isEnough = this.#room.has(this.#freeBytesMin / reserveShare, performance.now())
-    if (!isEnough) return new FndError('disk-full')
+    const nowMs = this.#scheduler.monotonicMs()
+    if (!this.#room.has(this.#freeBytesMin / reserveShare, nowMs)) return new FndError('disk-full')
     let bytes = 0
     for (const entry of entries) bytes += entry.bytes.length
     this.#room.spend(entries.length, bytes)
     return undefined
   }
 
-  /** Room in the journal for so many bytes. */
-  async #makeWay(length: number, mayUseReserve: boolean): Promise<FndError | undefined> {
-    if (this.#journal.fits(length, mayUseReserve)) return undefined
-    await this.#settling
+  #append(write: LogWrite, bytes: Uint8Array, done: Done): void {
+    this.#journal.append(bytes, cause => {
+      if (cause !== undefined) {
+        // After a failed flush a later one may falsely succeed.
+        this.#state = 'failed'
+        return done(new FndError('store-failed', { cause }))
+      }
+      this.#keep(write)
+      done(undefined)
+    })
+  }
+
+  /** The file in use has no room for it. */
+  #makeWay(write: LogWrite, bytes: Uint8Array, done: Done): void {
+    if (this.#journal.canTurn) {
+      this.#settle(() => undefined)
+      this.#journal.turn()
+      return this.#append(write, bytes, done)
+    }
     // What did not find its way home before goes with what was written since.
-    if (!this.#journal.canTurn) return this.#settle()
-    this.#settling = this.#settle()
-    this.#journal.turn()
-    return undefined
+    this.#settle(error => {
+      if (error === undefined) this.#append(write, bytes, done)
+      else done(error)
+    })
+  }
+
+  #whenSettled(run: () => void): void {
+    if (!this.#isSettling) return run()
+    assert(this.#onSettled === undefined, 'a write or the end of all waits, and not both')
+    this.#onSettled = run
   }
 
   /** All that is in the journal goes home. */
-  async #settle(): Promise<FndError | undefined> {
+  #settle(done: Done): void {
     const { number } = this.#journal
     const entries = [...this.#tail]
     this.#writtenFrom = Number.POSITIVE_INFINITY
+    this.#isSettling = true
     const write = { entries, hardState: this.#hardState, dropThrough: this.#dropThrough }
-    const error = await this.#home(write, number)
-    if (error !== undefined) return error
-    const last = entries.at(-1)?.index ?? this.#tailFirst - 1
-    this.#forgetBelow(Math.min(last + 1, this.#writtenFrom))
-    return undefined
+    this.#home(write, number, error => {
+      this.#isSettling = false
+      if (error === undefined) {
+        const last = entries.at(-1)?.index ?? this.#tailFirst - 1
+        this.#forgetBelow(Math.min(last + 1, this.#writtenFrom))
+      }
+      done(error)
+      const onSettled = this.#onSettled
+      this.#onSettled = undefined
+      onSettled?.()
+    })
   }
 
   /** With all that was written before. */
-  async #writeHome(write: LogWrite): Promise<FndError | undefined> {
-    await this.#settling
+  #writeHome(write: LogWrite, done: Done): void {
     const first = write.reset === undefined ? (write.entries[0]?.index ?? Infinity) : 0
     const before = this.#tail.filter(({ index }) => index < first)
     const { number } = this.#journal
-    const error = await this.#home({ ...write, entries: [...before, ...write.entries] }, number)
-    if (error !== undefined) return error
-    this.#hardState = write.hardState
-    this.#dropThrough = write.dropThrough
-    this.#tail = []
-    this.#tailFirst = this.#tree.lastIndex + 1
-    return undefined
+    this.#home({ ...write, entries: [...before, ...write.entries] }, number, error => {
+      if (error === undefined) {
+        this.#hardState = write.hardState
+        this.#dropThrough = write.dropThrough
+        this.#tail = []
+        this.#tailFirst = this.#tree.lastIndex + 1
+      }
+      done(error)
+    })
   }
 
-  async #home(write: LogWrite, number: number): Promise<FndError | undefined> {
-    const error = await this.#tree.write(write, number)
-    if (error === undefined) this.#journal.settle(number)
-    else if (error.code !== 'disk-full') this.#closed = 'failed'
-    return error
+  #home(write: LogWrite, number: number, done: Done): void {
+    if (this.#state === 'failed') {
+      // It waited for what failed: after that a transaction may falsely succeed.
+      return this.#scheduler.soon(() => done(new FndError('store-failed')))
+    }
+    this.#tree.write(write, number, error => {
+      if (error === undefined) this.#journal.settle(number)
+      else if (error.code !== 'disk-full') {
+        this.#state = 'failed'
+        this.#failure = error
+      }
+      done(error)
+    })
   }
 
   #keep({ entries, hardState, dropThrough }: LogWrite): void {
@@ -269,9 +338,9 @@ export class JournaledLog implements LogStore {
     this.#tailFirst = index
   }
 
-  /** What an earlier process left in the journal. */
-  async #restore(turns: readonly Segment[]): Promise<void> {
-    for (const { entries, hardState } of turns) {
+  #restore(writes: readonly JournalWrite[]): void {
+    for (const { number, bytes } of writes) {
+      const { entries, hardState } = decodeTurn(bytes, `write ${number}`)
       const first = entries[0]?.index ?? this.lastIndex + 1
       if (first > this.lastIndex + 1) throw new StartError(lacks(this.lastIndex + 1, first - 1))
       if (!follows(hardState, this.#hardState) || first <= this.#hardState.commit) {
@@ -281,18 +350,19 @@ export class JournaledLog implements LogStore {
     }
     const { commit } = this.#hardState
     if (this.lastIndex < commit) throw new StartError(lacks(this.lastIndex + 1, commit))
-    if (this.#journal.isSettled) return
-    // Without room it stays in the journal, and in memory.
-    const error = await this.#settle()
-    if (error !== undefined && error.code !== 'disk-full') throw error
   }
 }
 
 /** A log that is new, or of a version without a journal, gets one. */
 async function makeJournal(tree: LogTree, dir: string, fileBytes: number): Promise<void> {
   if (tree.settled !== undefined) return
-  await Journal.create(dir, fileBytes)
-  const { hardState } = tree
-  const error = await tree.write({ entries: [], hardState, dropThrough: 0 }, 0)
+  await makeJournalFiles(dir, fileBytes)
+  const write = { entries: [], hardState: tree.hardState, dropThrough: 0 }
+  const error = await new Promise<FndError | undefined>(done => tree.write(write, 0, done))
   if (error !== undefined) throw error
+}
+
+const eventLoop: LogParts['scheduler'] = {
+  monotonicMs: () => performance.now(),
+  soon: run => void setImmediate(run),
 }

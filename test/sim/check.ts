@@ -5,7 +5,8 @@
  */
 import type { CommittedEntry, LogWrite } from '../../src/raft/ports.ts'
 import type { ConfState, CoreStatus, Entry, Message, NodeId, Role } from '../../src/raft/types.ts'
-import { type LogImage, lastIndexOf, type SimDisk, termOf } from './disk.ts'
+import type { SimDisk } from './disk.ts'
+import { type LogImage, lastIndexOf, termOf } from './image.ts'
 import type { World } from './world.ts'
 
 /** What the checker sees of a node, past ones included. */

@@ -63,6 +63,7 @@ export class Cluster implements Disposable {
     const disk = new SimDisk(
       { clusterId: 'simulated', uuid: `${this.#lastId}`, nodeId: this.#lastId },
       this.#first,
+      this.options.disk.journalBytes,
     )
     const node = new SimNode(
       {
@@ -87,7 +88,10 @@ export class Cluster implements Disposable {
   }
 
   encode(request: Request): Uint8Array {
-    return this.#files === undefined ? encodeRequest(request) : encodeAsCommand(request)
+    const { paddedBytes } = this.options.load
+    return this.#files === undefined
+      ? encodeRequest(request, paddedBytes)
+      : encodeAsCommand(request)
   }
 
   [Symbol.dispose](): void {
@@ -122,7 +126,7 @@ export class Cluster implements Disposable {
 
   /** It is lost, or will be once somebody reads its records. */
   isBad(id: NodeId): boolean {
-    return this.isLost(id) || (this.nodes.get(id)?.disk.damaged.size ?? 0) > 0
+    return this.isLost(id) || this.nodes.get(id)?.disk.isDamaged === true
   }
 
   /** In the log of some living node there is a change that may not be committed. */
@@ -161,7 +165,7 @@ export class Cluster implements Disposable {
         `${machine?.appliedIndex} of ${own?.commit} of ${own?.lastIndex}; disk: term ` +
         `${hardState.term}, vote ${hardState.vote}, commit ${hardState.commit}, log ` +
         `${baseIndex + 1} to ${baseIndex + entries.length}, changes at ${changes}; ` +
-        `${JSON.stringify(conf)}; damaged ${[...disk.damaged]}` +
+        `${JSON.stringify(conf)}; damaged ${disk.isDamaged}` +
         [...(own?.progress ?? [])].map(one => `\n    ${JSON.stringify(one)}`).join('')
       )
     }

@@ -37,8 +37,9 @@ export interface Request {
 const encoder = new TextEncoder()
 const decoder = new TextDecoder()
 
-export function encodeRequest(request: Request): Uint8Array {
-  return encoder.encode(JSON.stringify(request))
+/** At least `length` bytes. */
+export function encodeRequest(request: Request, length: number): Uint8Array {
+  return encoder.encode(JSON.stringify(request).padEnd(length))
 }
 
 export function decodeRequest(bytes: Uint8Array): Request {

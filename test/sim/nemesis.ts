@@ -1,7 +1,6 @@
 /** Makes things fail, at the times and in the ways that the options of the seed say. */
 import type { NodeId } from '../../src/raft/types.ts'
 import type { Cluster } from './cluster.ts'
-import { lastIndexOf } from './disk.ts'
 import type { Governor } from './governor.ts'
 import type { SimNode } from './node.ts'
 import type { Prng } from './prng.ts'
@@ -130,19 +129,24 @@ export class Nemesis {
     const node = this.#victim()
     if (node === undefined) return
     const { world, options } = this.#cluster
+    const untilMs = () => world.nowMs + this.#prng.exponential(options.disk.fullMs)
     world.count('fault: disk full')
-    node.disk.lowUntilMs = world.nowMs + this.#prng.exponential(options.disk.fullMs)
-    if (this.#prng.chance(0.3)) return
-    node.disk.fullUntilMs = world.nowMs + this.#prng.exponential(options.disk.fullMs)
+    if (this.#prng.chance(0.2)) {
+      node.disk.closedUntilMs = untilMs()
+      return
+    }
+    node.disk.lowUntilMs = untilMs()
+    if (this.#prng.chance(0.7)) node.disk.fullUntilMs = untilMs()
   }
 
   #damage(): void {
     const node = this.#victim()
     if (node === undefined || !this.#mayLose(node)) return
-    const { log, damaged } = node.disk
-    if (log.entries.length === 0) return
-    this.#cluster.world.count('fault: record damaged')
-    damaged.add(this.#prng.between(log.baseIndex + 1, lastIndexOf(log)))
+    const { journal, records } = node.disk
+    const prng = this.#prng
+    if (prng.chance(0.5)) {
+      this.#cluster.world.count(`fault: sector damaged, ${journal.damage(prng, records.settled)}`)
+    } else this.#cluster.world.count(`fault: record damaged, ${records.damage(prng)}`)
     // A start reads what a member that runs has in memory.
     if (this.#prng.chance(0.5)) node.crash('kill')
   }

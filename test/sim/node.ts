@@ -1,16 +1,18 @@
 /**
  * One node: a disk that lasts, and one process after the other on it. The process is the real
- * driver with the real core; the ports around it are those of the simulation.
+ * driver with the real core and the real log; the ports around them are those of the simulation.
  */
-import { AssertionError, StartError } from '../../src/errors.ts'
+import { AssertionError, FndError, StartError } from '../../src/errors.ts'
 import { Member } from '../../src/raft/driver.ts'
 import { noObserver } from '../../src/raft/observer.ts'
 import type { LogWrite, Network } from '../../src/raft/ports.ts'
 import type { ConfState, Message, NodeId, Role } from '../../src/raft/types.ts'
 import type { CheckedNode, Checker } from './check.ts'
 import { NodeClock, Process } from './clock.ts'
-import { type LogImage, lastIndexOf, type SimDisk, SimLog } from './disk.ts'
+import type { SimDisk } from './disk.ts'
 import { DurableMachine } from './durable.ts'
+import { type LogImage, lastIndexOf } from './image.ts'
+import { SimLog, takeStock } from './log.ts'
 import type { MachineImage, SimMachine } from './machine.ts'
 import type { SimOptions } from './options.ts'
 import type { Prng } from './prng.ts'
@@ -44,6 +46,9 @@ export class SimNode implements CheckedNode {
   readonly #context: NodeContext
   readonly #prng: Prng
   #process: Process | undefined
+  /** Of that process the end has begun. */
+  #stopping: Process | undefined
+  #log: SimLog | undefined
   #machine: DurableMachine | undefined
   #lives = 0
   #events = 0
@@ -95,6 +100,26 @@ export class SimNode implements CheckedNode {
   }
 
   #open(process: Process): void {
+    const { world, options } = this.#context
+    let log: SimLog
+    try {
+      log = new SimLog(world, this.disk, process, () => options().disk, this.#prng.fork(), {
+        failpoint: where => this.#failpoint(process, where),
+        onWrite: (write, before) => this.#onWrite(write, before),
+      })
+    } catch (error) {
+      if (!(error as Error).message.startsWith('EIO')) throw error
+      return this.#onFatal(process, error as Error)
+    }
+    this.#log = log
+    log.settle('a start', error => {
+      // Without room it stays in the journal, and in memory.
+      if (error !== undefined && error.code !== 'disk-full') this.#onFatal(process, error)
+      else this.#join(process, log)
+    })
+  }
+
+  #join(process: Process, log: SimLog): void {
     const { world, checker, options, makeMachine, network } = this.#context
     const failpoint = (where: string) => this.#failpoint(process, where)
     const machine = new DurableMachine(
@@ -111,11 +136,6 @@ export class SimNode implements CheckedNode {
     )
     this.#machine = machine
     this.#confBefore = machine.confState
-    const log = new SimLog(world, this.disk, process, () => options().disk, this.#prng.fork(), {
-      failpoint,
-      onWrite: (write, before) => this.#onWrite(write, before),
-      onDurable: after => world.note('durable', this.id, lastIndexOf(after), after.hardState.term),
-    })
     // What the start of the real node does before it makes the member (src/node.ts).
     const staged = this.disk.snapshots.get(log.installing)
     if (staged !== undefined && staged.index > machine.appliedIndex) {
@@ -163,11 +183,17 @@ export class SimNode implements CheckedNode {
     world.count(`fault: ${kind}`)
     const process = this.#process
     if (kind !== 'stop') return this.#end(kind === 'power')
-    process?.dispatch(() =>
-      this.member?.close(() => {
-        if (!process.isOver) this.#end(false)
-      }),
-    )
+    process?.dispatch(() => {
+      // Still at its start: it is ended by the signal.
+      if (this.member === undefined) return this.#end(false)
+      if (this.#stopping === process) return
+      this.#stopping = process
+      this.member.close(() => {
+        this.#log?.settle('an end', () => {
+          if (!process.isOver) this.#end(false)
+        })
+      })
+    })
   }
 
   /** It will not be back; its disk is lost. */
@@ -185,7 +211,7 @@ export class SimNode implements CheckedNode {
     if ((this.#machine?.unsettledCount ?? 0) > 0) world.count('branch: applied entries lost')
     this.#machine?.inner.end()
     this.#machine = undefined
-    this.disk.crash(this.#prng, isPowerLoss)
+    this.#takeStock(isPowerLoss)
     checker.ended(this.id)
     if (this.state === 'up') this.state = 'down'
     const { downMs } = this.#context.options().crash
@@ -220,7 +246,7 @@ export class SimNode implements CheckedNode {
 
   #failpoint(process: Process, where: string): void {
     // Some calls are rare and their crashes worth more.
-    const weight = /install|flush/.test(where) ? 30 : 1
+    const weight = /install|flush|during/.test(where) ? 30 : 1
     const { failpoint } = this.#context.options().crash
     if (process.isOver || !this.#prng.chance(failpoint * weight)) return
     this.#context.world.count(`fault: crash ${where}`)
@@ -249,17 +275,34 @@ export class SimNode implements CheckedNode {
     }
     world.count('fault: fatal')
     if (error instanceof StartError) return this.#breakDown(error)
-    if (!error.message.startsWith('EIO')) {
+    const isOfDisk = error instanceof FndError && error.code === 'store-failed'
+    const isDue = error.message.startsWith('EIO') || (isOfDisk && this.#log?.isBroken === true)
+    if (!isDue) {
       world.violation ??= error
       return
     }
     this.#end(this.#prng.chance(0.5))
   }
 
+  /** The process ended: what is on the disk counts. */
+  #takeStock(isPowerLoss: boolean): void {
+    const { world } = this.#context
+    const { write, transaction } = this.disk.crash(this.#prng, isPowerLoss)
+    const found = takeStock(world, this.disk)
+    this.#log = undefined
+    if (write === 'torn' && found === 'acknowledged') world.count('fault: torn write found')
+    if (write !== 'none' && found === 'pending') {
+      world.count('fault: write found whole that was not acknowledged')
+    }
+    if (transaction !== 'none') world.count(`fault: transaction ${transaction} by a crash`)
+  }
+
   /** Its data is damaged: a start would find the same. */
   #breakDown(error: StartError): void {
     const { world } = this.#context
-    if (this.disk.damaged.size === 0) {
+    const what = error.message.includes('journal') ? 'sector' : 'record'
+    world.count(`fault: damaged ${what} found`)
+    if (!this.disk.isDamaged) {
       world.violation ??= error
       throw error
     }

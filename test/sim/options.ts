@@ -48,6 +48,8 @@ export interface NetOptions {
 }
 
 export interface DiskOptions {
+  /** Of each of the journal's two files. */
+  readonly journalBytes: number
   readonly latencyMs: number
   /** Chance that one write takes up to `slowMaxMs`. */
   readonly slow: number
@@ -91,6 +93,8 @@ export interface ChurnOptions {
 export interface LoadOptions {
   readonly clients: number
   readonly keys: number
+  /** Requests are at least that long, so that some take many sectors of the log's journal. */
+  readonly paddedBytes: number
   readonly thinkMs: number
   readonly timeoutMs: number
   readonly readShare: number
@@ -174,6 +178,7 @@ function calmOptionsFrom(prng: Prng): SimOptions {
     limits: limitsFrom(prng, tickMs, electionTick),
     net: netFrom(prng, electionMs, sometimes),
     disk: {
+      journalBytes: prng.pick([1, 1, 2, 4, 8, 64]) * 1024,
       latencyMs: prng.pick([0.1, 1, 5, electionMs / 10]),
       slow: sometimes(0.3, () => prng.pick([0.002, 0.02, 0.2])),
       slowMaxMs: prng.pick([electionMs / 2, electionMs * 2, 10_000]),
@@ -206,6 +211,7 @@ function calmOptionsFrom(prng: Prng): SimOptions {
     load: {
       clients: prng.between(1, 6),
       keys: prng.between(1, 4),
+      paddedBytes: sometimes(0.3, () => prng.pick([700, 1500])),
       thinkMs: electionMs * prng.pick([0.02, 0.1, 0.5]),
       timeoutMs: electionMs * prng.pick([1, 3, 8]),
       readShare: prng.pick([0, 0.3, 0.6]),

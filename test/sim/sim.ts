@@ -4,8 +4,8 @@
  */
 import { Autopilot } from './autopilot.ts'
 import { Cluster } from './cluster.ts'
-import { lastIndexOf } from './disk.ts'
 import type { Governor } from './governor.ts'
+import { lastIndexOf } from './image.ts'
 import { describeVerdict } from './linearizability.ts'
 import { Nemesis } from './nemesis.ts'
 import type { SimNode } from './node.ts'
@@ -139,8 +139,8 @@ class Simulation implements Disposable {
     for (const node of nodes.values()) {
       node.disk.fullUntilMs = 0
       node.disk.lowUntilMs = 0
-      // What nobody has found is as it was written after all.
-      if (node.state !== 'broken') node.disk.damaged.clear()
+      node.disk.closedUntilMs = 0
+      if (node.state !== 'broken') node.disk.mend()
       node.clock.rate = 1
       node.process?.resume()
       if (down.includes(node)) {
@@ -169,7 +169,7 @@ class Simulation implements Disposable {
       state.votersOutgoing.length === 0 &&
       cluster.isConfKnown &&
       this.#operator.isIdle &&
-      ![...nodes.values()].some(({ disk }) => disk.damaged.size > 0)
+      ![...nodes.values()].some(({ disk }) => disk.isDamaged)
     if (this.#options.heal === 'all' || !isSettled) return []
     const members = [...state.voters, ...state.learners]
     if (members.some(id => cluster.isLost(id))) return []
