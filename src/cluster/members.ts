@@ -273,7 +273,7 @@ export class Members implements ClusterControl, AsyncDisposable {
     if (!view.confState.voters.includes(to)) throw new FndError('node-is-learner', { field: 'to' })
     const endMs = monotonicMs() + 4 * config.electionTimeoutMs
     for (;;) {
-      // Again, because the core gives it up after an election timeout, and a message may be lost.
+      // Again, because the core gives it up where the other does not catch up in time.
       raft.transfer(to)
       const { lead } = raft.status()
       if (lead !== 0 && lead !== nodeId) return lead
