@@ -53,6 +53,20 @@ test('a priority that an operator gave stays', () => {
   }
 })
 
+// Only root may take a higher priority.
+test.if(process.getuid?.() === 0)('a higher priority is not inherited', async () => {
+  using slices = new Slices()
+  const before = getPriority(self)
+  try {
+    setPriority(self, -5)
+    slices.shorten()
+    await using child = Bun.spawn(['sleep', '60'])
+    expect({ own: getPriority(self), child: getPriority(child.pid) }).toEqual({ own: -5, child: 0 })
+  } finally {
+    setPriority(self, before)
+  }
+})
+
 test('its end restores the slice', () => {
   const usualNs = sliceOf(self)
   const slices = new Slices()
