@@ -182,10 +182,15 @@ function planTransfer(scene: Scene): Action | undefined {
 }
 
 function successor(scene: Scene): NodeId | undefined {
+  return successors(scene.view).find(id => scene.isCaughtUp(id))
+}
+
+/** Who leadership may go to, those first that have the most of the log. */
+export function successors(view: AutopilotView): NodeId[] {
+  const scene = new Scene(view)
   return scene.voters
-    .filter(id => id !== scene.view.leaderId && scene.isActive(id))
-    .filter(id => scene.isHealthy(id) && scene.isCaughtUp(id))
-    .sort((a, b) => scene.health(a).lag - scene.health(b).lag || a - b)[0]
+    .filter(id => id !== view.leaderId && scene.isActive(id) && scene.isHealthy(id))
+    .sort((a, b) => scene.health(a).lag - scene.health(b).lag || a - b)
 }
 
 /** Every node that stays is a member. A learner changes no quorum, so it need not even live. */

@@ -15,6 +15,7 @@ import {
   plan,
   planDemotion,
   planPromotion,
+  successors,
 } from './autopilot.ts'
 import type {
   ClusterControl,
@@ -23,6 +24,7 @@ import type {
   NodesReport,
   PendingJoin,
 } from './control.ts'
+import { handOver } from './hand-over.ts'
 import { HealthBook } from './health.ts'
 import { lagOf, nodeReports, type ReportFacts, type SeenPeer, statusOf } from './report.ts'
 import type { Where } from './seeker.ts'
@@ -262,33 +264,24 @@ export class Members implements ClusterControl, AsyncDisposable {
     return null
   }
 
+  /** To `wanted`, or to whoever takes it soonest. */
   async #handOver(wanted: NodeId | undefined): Promise<NodeId> {
     const { raft, nodeId, monotonicMs, config } = this.#parts
     const view = this.#view()
     if (view.isBusy) throw new FndError('cluster-busy')
-    const to = wanted ?? this.#bestSuccessor(view)
+    const to = wanted ?? successors(view)[0]
     if (to === undefined) throw new FndError('no-successor')
     if (!view.rows.some(row => row.id === to)) throw new FndError('node-not-found', { field: 'to' })
     if (to === nodeId) throw new FndError('node-is-leader', { field: 'to' })
     if (!view.confState.voters.includes(to)) throw new FndError('node-is-learner', { field: 'to' })
-    const endMs = monotonicMs() + 4 * config.electionTimeoutMs
-    for (;;) {
-      // Again, because the core gives it up where the other does not catch up in time.
-      raft.transfer(to)
-      const { lead } = raft.status()
-      if (lead !== 0 && lead !== nodeId) return lead
-      if (monotonicMs() > endMs) throw new FndError('transfer-failed')
-      await Bun.sleep(5)
-    }
-  }
-
-  #bestSuccessor({ confState, rows, health, leaderId }: AutopilotView): NodeId | undefined {
-    const isFit = (id: NodeId) => {
-      const isActive = rows.some(row => row.id === id && row.state === 'active')
-      return id !== leaderId && isActive && health.get(id)?.healthyForMs !== undefined
-    }
-    const lag = (id: NodeId) => health.get(id)?.lag ?? Number.POSITIVE_INFINITY
-    return confState.voters.filter(isFit).sort((a, b) => lag(a) - lag(b) || a - b)[0]
+    return handOver({
+      raft,
+      nodeId,
+      to,
+      others: () => (wanted === undefined ? successors(this.#view()) : []),
+      electionTimeoutMs: config.electionTimeoutMs,
+      monotonicMs,
+    })
   }
 
   // The loop.
@@ -332,7 +325,7 @@ export class Members implements ClusterControl, AsyncDisposable {
       case 'change':
         return raft.proposeConf(action.change)
       case 'transfer':
-        await this.#handOver(action.to)
+        await this.#handOver(undefined)
         return
       case 'remove-row':
         return rows.removeRow(action.id)

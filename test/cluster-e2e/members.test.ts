@@ -246,6 +246,22 @@ describe('a node goes', () => {
     expect(leader.logText()).toMatch(/was removed from the cluster|out of the cluster/)
   })
 
+  test('leadership goes to another voter when the first one stands still', async () => {
+    const three = await started(3)
+    const leader = await three.waitForLeader()
+    const followers = three.members.filter(member => member !== leader)
+    const ids = await Promise.all(followers.map(idOf))
+    // With equal logs the smaller id is asked first; it is not known yet that it does not answer.
+    const frozen = followers[ids.indexOf(Math.min(...ids))] as Member
+    frozen.signal('SIGSTOP')
+    const answer = await leader.ask('POST', '/fnd/v1/nodes/transfer', { body: {} })
+    frozen.signal('SIGCONT')
+    expect({ status: answer?.status, leader: answer?.body.leader_id }).toEqual({
+      status: 200,
+      leader: Math.max(...ids),
+    })
+  })
+
   test('fnd nodes rm takes out a dead one, transfer moves the leadership', async () => {
     const shrunk = await started(3)
     const [first, second, third] = shrunk.members as [Member, Member, Member]

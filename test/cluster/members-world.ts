@@ -41,6 +41,9 @@ export class World implements AsyncDisposable {
   readonly lags = new Map<number, number>()
   /** So many wishes to hand leadership over come to nothing. */
   lostTransfers = 0
+  /** Nodes that do not take leadership over, and that were asked to. */
+  readonly unwilling = new Set<number>()
+  readonly asked: number[] = []
   readonly out: number[] = []
   readonly commands: { readonly by: number; readonly command: Command }[] = []
   readonly waiting = new Map<string, { name: string }>()
@@ -57,6 +60,8 @@ export class World implements AsyncDisposable {
         status: () => this.core(id),
         isStarved: () => false,
         transfer: to => {
+          if (this.asked.at(-1) !== to) this.asked.push(to)
+          if (this.unwilling.has(to)) return
           if (this.lostTransfers > 0) this.lostTransfers -= 1
           else this.lead(to)
         },

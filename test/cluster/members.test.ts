@@ -90,6 +90,20 @@ test('leadership is handed over, from whichever node it is asked', async () => {
   expect(await codeOf(world.seat(1).members.transfer(9))).toBe('node-not-found')
 })
 
+test('a voter that does not take leadership is left for another, unless it is the wanted one', async () => {
+  await using world = await worldOf(5)
+  for (const id of [2, 3, 4]) world.unwilling.add(id)
+  expect(await world.seat(3).members.transfer(undefined)).toBe(5)
+  expect(world.asked).toEqual([2, 3, 4, 5])
+  world.unwilling.add(1)
+  expect(await codeOf(world.seat(3).members.transfer(1))).toBe('transfer-failed')
+  expect(world.asked).toEqual([2, 3, 4, 5, 1])
+  // Each of them in turn, until it is given up.
+  expect(await codeOf(world.seat(3).members.transfer(undefined))).toBe('transfer-failed')
+  expect(world.asked.slice(5, 10)).toEqual([2, 3, 4, 1, 2])
+  expect(world.leader).toBe(5)
+})
+
 test('promote and demote swap two nodes, and refuse what cannot be', async () => {
   await using world = await worldOf(4)
   await world.seat(2).members.promote(4)
