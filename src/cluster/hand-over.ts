@@ -40,7 +40,7 @@ export async function handOver(parts: HandOver): Promise<NodeId> {
   }
 }
 
-/** One that was not asked, or else was asked the longest ago; the last one where there is no other. */
+/** Who was not asked yet, or else the longest ago; the same again where there is no other. */
 function next(asked: readonly NodeId[], others: readonly NodeId[]): NodeId {
   const lastAsked = (id: NodeId) => asked.lastIndexOf(id)
   const [first] = others.toSorted((a, b) => lastAsked(a) - lastAsked(b))

@@ -90,7 +90,7 @@ test('leadership is handed over, from whichever node it is asked', async () => {
   expect(await codeOf(world.seat(1).members.transfer(9))).toBe('node-not-found')
 })
 
-test('a voter that does not take leadership is left for another, unless it is the wanted one', async () => {
+test('a voter that does not take leadership is left for another, if none was named', async () => {
   await using world = await worldOf(5)
   for (const id of [2, 3, 4]) world.unwilling.add(id)
   expect(await world.seat(3).members.transfer(undefined)).toBe(5)
