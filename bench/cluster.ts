@@ -11,10 +11,12 @@
  * connection for each client, as fnd's clients have, and once with all clients on one connection,
  * which is its fastest way because it saves it system calls. Writes go to the leader, which is the
  * fastest for both, and once spread over all members. That no write was answered but not done is
- * checked by etcd's revision and fnd's applied index. Needs Debian's `etcd-server` and the headers
- * of libc.
+ * checked by etcd's revision and fnd's applied index. A bare file is flushed on the same disk all
+ * the time: a round in which that took long says nothing of who wrote in it. Needs Debian's
+ * `etcd-server` and the headers of libc.
  */
 import { parseArgs } from 'node:util'
+import { DiskProbe } from './disk-probe.ts'
 import { Etcd, putOverGrpc, putOverHttp } from './etcd.ts'
 import { type Figure, printFigures } from './figures.ts'
 import { cpuUs, freePort, median, table } from './fnd.ts'
@@ -91,12 +93,22 @@ async function warmUp(sides: readonly Side[]): Promise<void> {
   for (const side of sides) await side.run(warmUpClients, warmUpMs)
 }
 
+interface Round extends Measured {
+  /** The longest flush of a bare file meanwhile. */
+  readonly flushMs: number
+}
+
 /** All sides in turns; prints a table with ratios to the first side. */
 async function compare(sides: readonly Side[], clients: number): Promise<Row[]> {
   for (const side of sides) await side.run(clients, warmUpAgainMs)
-  const all = new Map<Side, Measured[]>(sides.map(side => [side, []]))
+  await using probe = await DiskProbe.start()
+  const all = new Map<Side, Round[]>(sides.map(side => [side, []]))
   for (let round = 0; round < rounds; round += 1) {
-    for (const side of sides) all.get(side)?.push(await side.run(clients))
+    for (const side of sides) {
+      const fromMs = performance.now()
+      const measured = await side.run(clients)
+      all.get(side)?.push({ ...measured, flushMs: probe.longestMs(fromMs, performance.now()) })
+    }
   }
   const rows = [...all].map(([{ name }, runs]) => ({
     name,
@@ -105,14 +117,15 @@ async function compare(sides: readonly Side[], clients: number): Promise<Row[]> 
     p99Ms: median(runs.map(run => run.p99Ms)),
     cpu: median(runs.map(run => run.cpuUsPerWrite)),
     errors: runs.reduce((sum, run) => sum + run.errors, 0),
+    flushMs: median(runs.map(run => run.flushMs)),
   }))
   const base = rows[0]
   console.log(`\n${clients} client${clients === 1 ? '' : 's'}`)
   table([
-    ['', 'writes/s', 'ratio', 'p50 ms', 'p99 ms', 'ratio', 'CPU µs/write', 'errors'],
+    ['', 'writes/s', 'ratio', 'p50 ms', 'p99 ms', 'ratio', 'CPU µs/write', 'errors', 'flush ms'],
     ...rows.map(row => [
       ...[row.name, row.perSecond, row.perSecond / (base?.perSecond ?? 1)],
-      ...[row.p50Ms, row.p99Ms, row.p99Ms / (base?.p99Ms ?? 1), row.cpu, row.errors],
+      ...[row.p50Ms, row.p99Ms, row.p99Ms / (base?.p99Ms ?? 1), row.cpu, row.errors, row.flushMs],
     ]),
   ])
   return rows

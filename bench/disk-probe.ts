@@ -13,7 +13,8 @@ interface Flush {
 }
 
 const sector = Buffer.alloc(512, 1)
-const restMs = 10
+/** Shorter than a standstill that counts, and long enough to take nothing from the members. */
+const restMs = 20
 
 /** Writes a sector of a file and flushes it, again and again, where the members are. */
 export class DiskProbe implements AsyncDisposable {
