@@ -1,7 +1,7 @@
 /**
  * Durable writes of 256-byte values: three members of fnd beside three of etcd, and one fnd beside
- * LMDB alone. All on loopback and one filesystem, flushed, with default settings; the sides take
- * turns in each round, and medians over the rounds are printed.
+ * one etcd and LMDB alone. All on loopback and one filesystem, flushed, with default settings; the
+ * sides take turns in each round, and medians over the rounds are printed.
  *
  * npm run bench:cluster -- [--rounds N] [--seconds S] [--clients 1,64,256] [--parts cluster,single]
  *   [--peer-tls]: etcd's members speak TLS to each other, as fnd's always do
@@ -208,6 +208,7 @@ function lmdbSide(name: string, mode: 'each' | 'batch'): Side {
 
 async function compareSingle(): Promise<void> {
   await using fnd = await BenchCluster.start(1)
+  await using etcd = await Etcd.start(1)
   const request = await putOf(fnd.first, valueBytes)
   const port = await freePort()
   const server = Bun.spawn([process.execPath, lmdbProgram, 'serve', String(port)], {
@@ -225,8 +226,18 @@ async function compareSingle(): Promise<void> {
     lmdbSide('LMDB, in batches, no server', 'batch'),
     pumpedSide('LMDB, in batches, HTTP', [server.pid], pump([port])),
     pumpedSide('fnd', [fnd.first.pid], pump([fnd.first.port]), applied),
+    pumpedSide(
+      'etcd',
+      etcd.pids,
+      async connections => ({
+        ports: etcd.ports,
+        connections,
+        request: putOverGrpc('bench', valueBytes, 1),
+      }),
+      () => etcd.revision(),
+    ),
   ]
-  console.log('\nOne node, and LMDB on the same disk')
+  console.log('\nOne node, one etcd, and LMDB on the same disk')
   await warmUp(sides)
   for (const clients of clientCounts) {
     const rows = await compare(sides, clients)
@@ -241,6 +252,7 @@ async function compareSingle(): Promise<void> {
     ratio('LMDB, a transaction each', each)
     ratio('LMDB, in batches, HTTP', http)
     ratio('LMDB, in batches, no server', batch)
+    figureOf(rows, 'fnd', 'etcd', clients)
   }
   server.kill('SIGTERM')
   await server.exited
