@@ -229,9 +229,9 @@ export class Checker {
   #checkCandidate(node: CheckedNode): void {
     // A request may leave when its election is void, since it waits for the disk.
     if (node.role !== 'candidate' && node.role !== 'pre-candidate') return
-    const { log } = node.disk
+    // What its disk has may be an entry of an earlier term, whose replacement is being written.
     for (let index = node.appliedIndex + 1; index <= node.commit; index++) {
-      const entry = log.entries[index - log.baseIndex - 1]
+      const entry = this.committed[index]
       if (entry !== undefined && entry.kind !== 'normal') {
         this.#fail(node, `stands for election with the change at ${index} not applied`)
       }
