@@ -1,7 +1,8 @@
 /**
  * `npm run soak -- --hours H`: the simulation with fresh seeds on all cores, for as long as wanted.
  * Seeds that fail are appended to test/sim/seeds.txt, so that every later run of the tests has
- * them. Ends with seeds and steps an hour, and fails when a seed did.
+ * them. Ends with seeds and steps an hour, and fails when a seed did. SIGINT and SIGTERM end it
+ * sooner, and those that run for it.
  */
 import { appendFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -26,6 +27,7 @@ let next = Number(values.from ?? Math.floor(Math.random() * 2 ** 31))
 let seeds = 0
 let steps = 0
 const failed: string[] = []
+const running = new Set<Bun.Subprocess>()
 
 function report(): void {
   const hours = (performance.now() - startedMs) / 3_600_000
@@ -44,8 +46,10 @@ async function lane(): Promise<void> {
       [process.execPath, 'scripts/simulate.ts', '--from', `${from}`, '--count', `${seedsAtOnce}`],
       { cwd: root, stdin: 'ignore', stdout: 'pipe', stderr: 'inherit' },
     )
+    running.add(child)
     const text = await new Response(child.stdout).text()
     await child.exited
+    running.delete(child)
     for (const [line, seed, how] of text.matchAll(/^seed (\d+) failed at [\d.]+ ms: (.*)$/gm)) {
       console.log(line)
       failed.push(line)
@@ -60,6 +64,16 @@ async function lane(): Promise<void> {
   }
 }
 
+for (const [signal, exitCode] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const) {
+  process.on(signal, () => {
+    for (const child of running) child.kill('SIGKILL')
+    report()
+    process.exit(exitCode)
+  })
+}
 console.log(`seeds from ${next} on, until ${values.hours} h are over`)
 await Promise.all(Array.from({ length: Number(values.cores) }, lane))
 console.log(failed.join('\n'))
