@@ -262,6 +262,19 @@ describe('a node goes', () => {
     })
   })
 
+  test('a leader that is stopped hands over first: nobody waits for an election', async () => {
+    const electionMs = 4000
+    const three = await started(3, { FND_ELECTION_TIMEOUT: `${electionMs}ms` })
+    const leader = await three.waitForLeader()
+    const stoppedMs = performance.now()
+    expect(await leader.stop()).toBe(0)
+    const next = await three.waitForLeader()
+    expect(next).not.toBe(leader)
+    await put(next, 'after')
+    // Whoever waits for one does so for the whole of it, but for a heartbeat.
+    expect(performance.now() - stoppedMs).toBeLessThan(electionMs / 2)
+  })
+
   test('fnd nodes rm takes out a dead one, transfer moves the leadership', async () => {
     const shrunk = await started(3)
     const [first, second, third] = shrunk.members as [Member, Member, Member]
