@@ -27,7 +27,7 @@ let next = Number(values.from ?? Math.floor(Math.random() * 2 ** 31))
 let seeds = 0
 let steps = 0
 const failed: string[] = []
-const running = new Set<Bun.Subprocess>()
+const ending = new AbortController()
 
 function report(): void {
   const hours = (performance.now() - startedMs) / 3_600_000
@@ -44,12 +44,10 @@ async function lane(): Promise<void> {
     next += seedsAtOnce
     const child = Bun.spawn(
       [process.execPath, 'scripts/simulate.ts', '--from', `${from}`, '--count', `${seedsAtOnce}`],
-      { cwd: root, stdin: 'ignore', stdout: 'pipe', stderr: 'inherit' },
+      { cwd: root, stdin: 'ignore', stdout: 'pipe', stderr: 'inherit', signal: ending.signal },
     )
-    running.add(child)
     const text = await new Response(child.stdout).text()
     await child.exited
-    running.delete(child)
     for (const [line, seed, how] of text.matchAll(/^seed (\d+) failed at [\d.]+ ms: (.*)$/gm)) {
       console.log(line)
       failed.push(line)
@@ -69,7 +67,7 @@ for (const [signal, exitCode] of [
   ['SIGTERM', 143],
 ] as const) {
   process.on(signal, () => {
-    for (const child of running) child.kill('SIGKILL')
+    ending.abort()
     report()
     process.exit(exitCode)
   })
