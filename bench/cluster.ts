@@ -4,16 +4,16 @@
  * sides take turns in each round, and medians over the rounds are printed.
  *
  * npm run bench:cluster -- [--rounds N] [--seconds S] [--clients 1,64,256] [--parts cluster,single]
- *   [--peer-tls]: etcd's members speak TLS to each other, as fnd's always do
+ *   [--plain-peers]: etcd's members speak to each other without TLS, as fnd's cannot
  *
  * One compiled load generator (pump.c) drives all of them, so that it is no side's handicap. etcd
  * is spoken to in its own gRPC, which is faster than its JSON gateway (measured too): once with a
  * connection for each client, as fnd's clients have, and once with all clients on one connection,
  * which is its fastest way because it saves it system calls. Writes go to the leader, which is the
- * fastest for both, and once spread over all members. That no write was answered but not done is
- * checked by etcd's revision and fnd's applied index. A bare file is flushed on the same disk all
- * the time: a round in which that took long says nothing of who wrote in it. Needs Debian's
- * `etcd-server` and the headers of libc.
+ * fastest for both, and once spread over all members: a client alone comes to another in each
+ * round. That no write was answered but not done is checked by etcd's revision and fnd's applied
+ * index. A bare file is flushed on the same disk all the time: a round in which that took long says
+ * nothing of who wrote in it. Needs Debian's `etcd-server` and the headers of libc.
  */
 import { parseArgs } from 'node:util'
 import { DiskProbe } from './disk-probe.ts'
@@ -30,7 +30,7 @@ const { values } = parseArgs({
     seconds: { type: 'string', default: '3' },
     clients: { type: 'string', default: '1,64,256' },
     parts: { type: 'string', default: 'cluster,single' },
-    'peer-tls': { type: 'boolean', default: false },
+    'plain-peers': { type: 'boolean', default: false },
   },
 })
 const rounds = Number(values.rounds)
@@ -142,8 +142,17 @@ function figureOf(rows: readonly Row[], name: string, base: string, clients: num
   figures.push({ name: `p99 of ${words}`, value: p99, unit: 'ratio', targetMax: 1 })
 }
 
+/** All of them, and in each run another first. */
+function inTurns(ports: readonly number[]): () => Promise<readonly number[]> {
+  let runs = 0
+  return async () => {
+    const first = runs++ % ports.length
+    return [...ports.slice(first), ...ports.slice(0, first)]
+  }
+}
+
 async function compareClusters(): Promise<void> {
-  await using etcd = await Etcd.start(3, values['peer-tls'])
+  await using etcd = await Etcd.start(3, !values['plain-peers'])
   await using fnd = await BenchCluster.start(3)
   const put = await putOf(await fnd.leader(), valueBytes)
   const fndPids = fnd.members.map(member => member.pid)
@@ -152,10 +161,11 @@ async function compareClusters(): Promise<void> {
   const etcdLeader = async () => [(await etcd.leaderPort()) ?? 0]
   const ofEtcd = (name: string, pump: PumpOf) =>
     pumpedSide(`etcd, ${name}`, etcd.pids, pump, revision)
-  const ofFnd = (name: string, ports: () => Promise<number[]>) => {
+  const ofFnd = (name: string, ports: () => Promise<readonly number[]>) => {
     const pump: PumpOf = async connections => ({ ports: await ports(), connections, request: put })
     return pumpedSide(`fnd, ${name}`, fndPids, pump, applied)
   }
+  const anyOfEtcd = inTurns(etcd.ports)
   const grpc = (streams: number) => putOverGrpc('bench', valueBytes, streams)
   const sides = [
     ofEtcd('leader', async connections => ({
@@ -169,7 +179,7 @@ async function compareClusters(): Promise<void> {
       request: grpc(connections),
     })),
     ofEtcd('all members', async connections => ({
-      ports: etcd.ports,
+      ports: await anyOfEtcd(),
       connections,
       request: grpc(1),
     })),
@@ -179,7 +189,7 @@ async function compareClusters(): Promise<void> {
       request: putOverHttp('bench', valueBytes),
     })),
     ofFnd('leader', async () => [(await fnd.leader()).port]),
-    ofFnd('all members', async () => fnd.ports),
+    ofFnd('all members', inTurns(fnd.ports)),
   ]
   console.log('Three members each, flushed, on this machine')
   await warmUp(sides)
@@ -187,6 +197,7 @@ async function compareClusters(): Promise<void> {
     const rows = await compare(sides, clients)
     figureOf(rows, 'fnd, leader', 'etcd, leader', clients)
     figureOf(rows, 'fnd, leader', 'etcd, leader, one connection', clients)
+    figureOf(rows, 'fnd, leader', 'etcd, leader, JSON gateway', clients)
     figureOf(rows, 'fnd, all members', 'etcd, all members', clients)
   }
 }

@@ -86,7 +86,7 @@ function frame(type: number, flags: number, stream: number, payload: Uint8Array)
 /** HPACK without Huffman codes: the lengths here are all below 127. */
 const hpackText = (text: string) => [text.length, ...Buffer.from(text)]
 
-/** RFC 9113 and 9208's predecessor 7541: what any gRPC client sends, field for field. */
+/** Frames of RFC 9113, fields of RFC 7541: what any gRPC client sends. */
 function grpcBytes({ path, message: base64 }: GrpcRequest): Bytes {
   const message = Buffer.from(base64, 'base64')
   const window = Buffer.alloc(4)
