@@ -327,6 +327,22 @@ describe('what is published', () => {
     expect(faults.map(([path]) => path)).toEqual([])
   })
 
+  test('the lock file names the packages of all platforms, or `npm ci` refuses it', () => {
+    const { packages } = JSON.parse(textOf('package-lock.json')) as {
+      packages: Record<string, { optionalDependencies?: Record<string, string> }>
+    }
+    const wanted = Object.entries(packages).flatMap(([path, { optionalDependencies = {} }]) =>
+      Object.keys(optionalDependencies).map(name => ({ path, name })),
+    )
+    expect(wanted.length).toBeGreaterThan(0)
+    const missing = wanted.filter(
+      ({ path, name }) =>
+        packages[`${path}/node_modules/${name}`] === undefined &&
+        packages[`node_modules/${name}`] === undefined,
+    )
+    expect(missing).toEqual([])
+  })
+
   test('ARCHITECTURE.md gives the reason of every dependency', () => {
     const manifest = JSON.parse(textOf('package.json')) as Record<string, Record<string, string>>
     const names = Object.keys({ ...manifest.dependencies, ...manifest.devDependencies })
