@@ -162,7 +162,9 @@ phases.push(
     return (await calls).perSecond
   }),
 )
-console.log(`Three members, a state of ${megabytes} MB; sent and installed in ${snapshotMs} ms`)
+console.log(
+  `Three members, a state of ${megabytes} MB; sent and installed in ${Math.round(snapshotMs)} ms`,
+)
 table([
   ['longest, ms', 'gap', 'stall', 'of the third', 'idle', 'elections', 'calls/s'],
   ...phases.map(one => [
