@@ -34,6 +34,9 @@ export class NodeClock {
   }
 }
 
+/** A timer is never so short that the time, a float, is the same when it fires. */
+const timerMsMin = 0.001
+
 /** Runs what belongs to one life of a process; drops it when that life is over. */
 export class Process implements Scheduler {
   readonly #world: World
@@ -94,7 +97,7 @@ export class Process implements Scheduler {
 
   after(delayMs: number, run: () => void): () => void {
     let isCancelled = false
-    this.#world.after(delayMs / this.#clock.rate, () => {
+    this.#world.after(Math.max(delayMs, timerMsMin) / this.#clock.rate, () => {
       if (!isCancelled) this.dispatch(() => (isCancelled ? undefined : run()))
     })
     return () => {

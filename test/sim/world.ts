@@ -5,6 +5,9 @@
  */
 import { Prng } from './prng.ts'
 
+/** More events than that at one time are a circle without an end. */
+const stepsAtOnceMax = 1_000_000
+
 /** A promise of Raft, of the driver or of the store was broken. */
 export class Violation extends Error {
   override readonly name = 'Violation'
@@ -29,6 +32,8 @@ export class World {
   #nowMs = 0
   #order = 0
   #steps = 0
+  /** Since the time last went on. */
+  #stepsAtOnce = 0
   #moment = 0
   #hashA = 0x811c9dc5
   #hashB = 0x1234567
@@ -66,8 +71,10 @@ export class World {
   step(): boolean {
     const event = pop(this.#queue)
     if (event === undefined) return false
+    this.#stepsAtOnce = event.atMs > this.#nowMs ? 1 : this.#stepsAtOnce + 1
     this.#nowMs = event.atMs
     this.#steps += 1
+    if (this.#stepsAtOnce > stepsAtOnceMax) this.fail('time stands still')
     event.run()
     return true
   }
