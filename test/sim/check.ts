@@ -3,6 +3,7 @@
  * checker remembers what was ever said, written and applied, since most broken promises show only
  * against the past. Names are those of the Raft paper (figure 3) and thesis.
  */
+import { isMember } from '../../src/raft/confchange.ts'
 import type { CommittedEntry, LogWrite } from '../../src/raft/ports.ts'
 import type { ConfState, CoreStatus, Entry, Message, NodeId, Role } from '../../src/raft/types.ts'
 import type { SimDisk } from './disk.ts'
@@ -33,8 +34,8 @@ export class Checker {
   readonly #votes = new Map<string, NodeId>()
   /** Terms in which somebody stood for election. */
   readonly #terms = new Set<number>([0])
-  /** Of leaders: term and peer to what the peer is known to hold. */
-  readonly #matches = new Map<string, number>()
+  /** By term and member: how far it was known to hold the leader's log. */
+  readonly #matches = new Map<number, Map<NodeId, number>>()
   /** Index and term name an entry, and with it all before it (Log Matching). */
   readonly #entries = new Map<number, { readonly entry: Entry; previousTerm: number | undefined }>()
   readonly #hashes = new Map<number, string>()
@@ -267,12 +268,13 @@ export class Checker {
 
   /** What a leader believes of the others. */
   progress(node: CheckedNode, { term, progress }: CoreStatus): void {
+    const matches = this.#matches.get(term) ?? new Map<NodeId, number>()
+    this.#matches.set(term, matches)
     for (const [peer, { match, next }] of progress) {
       if (next <= match) this.#fail(node, `would send ${next} to ${peer}, which holds ${match}`)
-      const key = `${term}/${peer}`
-      const known = this.#matches.get(key) ?? 0
+      const known = matches.get(peer) ?? 0
       if (match < known) this.#fail(node, `forgets that ${peer} holds ${known}, down to ${match}`)
-      this.#matches.set(key, match)
+      matches.set(peer, match)
       const held = this.#nodes.get(peer)?.disk.log
       // A leader of a later term may have replaced it since.
       if (held === undefined || held.hardState.term > term || held.baseIndex >= match) continue
@@ -342,6 +344,7 @@ export class Checker {
 
   #conf(node: CheckedNode, index: number, state: ConfState | undefined): void {
     if (state === undefined) this.#fail(node, `applies a change at ${index} without its outcome`)
+    this.#forgetRemoved(node.id, state)
     const text = JSON.stringify(state)
     const known = this.#confs.get(index)
     if (known !== undefined) {
@@ -349,7 +352,6 @@ export class Checker {
       return
     }
     this.#confs.set(index, text)
-    this.#forgetMatches(state)
     const last = this.#lastConf
     if (last !== undefined && last.index < index) {
       const fault = transitionFault(last.state, state)
@@ -361,11 +363,14 @@ export class Checker {
     }
   }
 
-  /** Whoever was taken out and comes back begins anew. */
-  #forgetMatches({ voters, votersOutgoing, learners, learnersNext }: ConfState): void {
-    const members = new Set([voters, votersOutgoing, learners, learnersNext].flat())
-    for (const key of this.#matches.keys()) {
-      if (!members.has(Number(key.split('/')[1]))) this.#matches.delete(key)
+  /**
+   * Whoever was taken out and comes back begins anew, for a leader that has applied that: others
+   * may do so before it, as they may have the change on the disk before it.
+   */
+  #forgetRemoved(id: NodeId, state: ConfState): void {
+    const matches = this.#matches.get(this.#leaderTerms.get(id) ?? 0)
+    for (const peer of matches?.keys() ?? []) {
+      if (!isMember(state, peer)) matches?.delete(peer)
     }
   }
 

@@ -6,6 +6,7 @@ import { afterAll, expect, test } from 'bun:test'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type SimResult, simulate } from './sim.ts'
+import { World } from './world.ts'
 
 const alwaysCount = 100
 const freshMs = 40_000
@@ -150,6 +151,13 @@ test('a seed runs byte for byte the same way twice', () => {
   }
   expect(simulate({ seed: 1 }).traceHash).not.toBe(simulate({ seed: 2 }).traceHash)
 }, 600_000)
+
+test('a time that stands still is told, and does not hang a run', () => {
+  const world = new World(1, false)
+  const again = () => world.after(0, again)
+  again()
+  expect(() => world.runUntil(1, () => undefined)).toThrow('time stands still')
+})
 
 test('seeds that once failed', () => {
   const text = readFileSync(join(import.meta.dir, 'seeds.txt'), 'utf8')
