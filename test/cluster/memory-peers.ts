@@ -23,6 +23,8 @@ export class MemoryNet {
   readonly #rtts = new Map<string, number>()
   /** `from>to method`, in order. */
   readonly log: string[] = []
+  /** What each of those asked for. */
+  readonly heads: unknown[] = []
 
   add(id: number, handlers: PeerHandlers): void {
     this.#nodes.set(id, handlers)
@@ -48,7 +50,7 @@ export class MemoryNet {
   peersOf(self: number): Peers {
     return {
       call: async (to, method, head, options) => {
-        const { calls } = this.#reach(self, to, method)
+        const { calls } = this.#reach(self, to, method, head)
         const answer = await calls[method]?.(
           { from: self, method, head: copied(head) },
           options?.body ?? new Uint8Array(),
@@ -57,12 +59,12 @@ export class MemoryNet {
         return { head: copied(answer?.head), body: answer?.body ?? new Uint8Array() }
       },
       upload: async (to, method, head, body) => {
-        const { uploads } = this.#reach(self, to, method)
+        const { uploads } = this.#reach(self, to, method, head)
         const passed = through(body, this.#linkOf(self, to))
         return copied(await uploads[method]?.({ from: self, method, head: copied(head) }, passed))
       },
       download: async (to, method, head) => {
-        const { downloads } = this.#reach(self, to, method)
+        const { downloads } = this.#reach(self, to, method, head)
         const answer = await downloads[method]?.({ from: self, method, head: copied(head) })
         if (answer === undefined) throw new FndError('internal')
         return { head: copied(answer.head), body: through(answer.body, this.#linkOf(to, self)) }
@@ -83,8 +85,9 @@ export class MemoryNet {
     }
   }
 
-  #reach(from: number, to: number, method: string): PeerHandlers {
+  #reach(from: number, to: number, method: string, head: unknown): PeerHandlers {
     this.log.push(`${from}>${to} ${method}`)
+    this.heads.push(head)
     this.#linkOf(from, to)
     const node = this.#nodes.get(to)
     if (node === undefined) throw unreachable(to)
