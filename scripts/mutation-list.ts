@@ -118,8 +118,8 @@ export const mutations: readonly Mutation[] = [
     'learners count for the majority',
     core,
     leader,
-    'const index = committedIndex(voters, votersOutgoing, id',
-    'const index = committedIndex([...voters, ...state.conf.learners], votersOutgoing, id',
+    'const index = committedIndex(voters, votersOutgoing, state',
+    'const index = committedIndex([...voters, ...state.conf.learners], votersOutgoing, state',
   ),
   {
     number: '11',
@@ -156,11 +156,11 @@ export const mutations: readonly Mutation[] = [
   ),
   one(
     '14',
-    'acknowledged indexes are not sorted (openraft#1802)',
+    'of the acknowledged indexes the middle one counts, unsorted (openraft#1802)',
     core,
     `${raft}/quorum.ts`,
-    '  acked.sort((a, b) => a - b)\n',
-    '',
+    '  let highest = 0\n',
+    '  let highest = ackedBy(voters[(voters.length - 1) >> 1] ?? 0)\n  if (quorum > 0) return highest\n',
   ),
   one(
     '15',
@@ -199,8 +199,8 @@ export const mutations: readonly Mutation[] = [
     'a doubled append truncates below the commit',
     core,
     `${raft}/log.ts`,
-    'entries.findIndex(({ index, term }) => this.term(index) !== term)',
-    'entries.length > 0 ? 0 : -1',
+    'const same = this.#countSame(entries)',
+    'const same = 0',
   ),
   one(
     '20',
@@ -239,7 +239,7 @@ export const mutations: readonly Mutation[] = [
     'a follower behind the whole log gets nothing',
     core,
     leader,
-    'if (logTerm === undefined) return sendSnapshot(state, to, member)',
+    'if (logTerm === undefined) return sendSnapshot(state, member)',
     'if (logTerm === undefined) return false',
   ),
   one(
@@ -247,7 +247,7 @@ export const mutations: readonly Mutation[] = [
     'records are read without their checksums',
     ['simulation', 'store', 'crash'],
     'src/store/log-records.ts',
-    'record.length < headerBytes || view.getUint32(4, true) !== crc32c(record.subarray(sumFrom))',
+    'record.length < headerBytes || view.getUint32(4, true) !== crc32c(record, sumFrom)',
     'record.length < headerBytes || (sumFrom < 0 && crc32c(record) === 0)',
   ),
   {
@@ -363,7 +363,7 @@ export const mutations: readonly Mutation[] = [
     'sectors are read without their checksums',
     ['simulation', 'store'],
     'src/store/journal-sectors.ts',
-    "  if (view.getUint32(0, true) !== crc32c(bytes.subarray(sumFrom))) return 'damaged'\n",
+    "  if (view.getUint32(0, true) !== crc32c(bytes, sumFrom)) return 'damaged'\n",
     "  if (sumFrom < 0 && crc32c(bytes) === 0) return 'damaged'\n",
   ),
   one(

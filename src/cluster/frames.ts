@@ -154,7 +154,9 @@ export class FrameReader {
   }
 
   #payloadSize(): number {
-    return new DataView(this.#head.buffer).getUint32(0, true) - 1
+    let size = 0
+    for (let at = 3; at >= 0; at--) size = size * 256 + (this.#head[at] as number)
+    return size - 1
   }
 
   #faultOfHead(): string | undefined {

@@ -295,6 +295,7 @@ export class ClusterPeers implements Peers {
     }
     link.lastHeardMs = performance.now()
     link.reader.sizeMax = messagesFrameBytesMax
+    const isOwn = ({ to }: Message) => to === this.#options.nodeId
     link.end = {
       closed: () => {
         if (peer?.inbound === link) peer.inbound = undefined
@@ -308,7 +309,7 @@ export class ClusterPeers implements Peers {
         if (decoded?.ok !== true) {
           return link.destroy(`it sent ${decoded?.fault ?? 'what nobody asked for'}`)
         }
-        const own = decoded.messages.filter(({ to }) => to === this.#options.nodeId)
+        const own = decoded.messages.filter(isOwn)
         if (own.length > 0) this.#options.events.messages(from, own)
       },
     }

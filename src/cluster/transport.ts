@@ -173,10 +173,13 @@ export class Link {
 
   onData(chunk: Uint8Array): void {
     this.lastHeardMs = performance.now()
-    const isOpen = () => !this.#isClosed
-    const fault = this.reader.push(chunk, (kind, payload) => this.end.frame(kind, payload), isOpen)
+    const fault = this.reader.push(chunk, this.#onFrame, this.#isLive)
     if (fault !== undefined) this.destroy(`it sent ${fault}`)
   }
+
+  readonly #onFrame: OnFrame = (kind, payload) => this.end.frame(kind, payload)
+
+  readonly #isLive = (): boolean => !this.#isClosed
 
   onClose(error: Error | undefined): void {
     if (this.#isClosed) return

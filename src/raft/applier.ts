@@ -69,6 +69,10 @@ export class Applier {
   addSoon(entries: readonly Entry[], done: () => void): void {
     if (entries.length === 0) return
     this.#enqueue(entries)
+    this.#runSoon(done)
+  }
+
+  #runSoon(done: () => void): void {
     this.#options.scheduler.soon(() => {
       if (this.#isClosed) return
       if (!this.#isWaiting && this.#queue.length > 0) this.#run()
@@ -101,7 +105,7 @@ export class Applier {
 
   #run(): void {
     if (this.#isClosed) return
-    const { machine, observer, scheduler, onApplied, onResume } = this.#options
+    const { machine, observer, scheduler, onResume } = this.#options
     const entries = this.#queue
     const startedMs = scheduler.monotonicMs()
     let results: readonly unknown[]
@@ -120,31 +124,38 @@ export class Applier {
     }
     if (entries.length === 0) return
     observer.applied(entries.length, scheduler.monotonicMs() - startedMs)
-    entries.forEach((entry, at) => {
-      onApplied(entry, results[at])
-    })
+    this.#told(entries, results)
     this.#settleLater(entries)
     const onDrained = this.#onDrained
     this.#onDrained = undefined
     onDrained?.()
   }
 
+  #told(entries: readonly CommittedEntry[], results: readonly unknown[]): void {
+    const { onApplied } = this.#options
+    let at = 0
+    for (const entry of entries) onApplied(entry, results[at++])
+  }
+
   #settleLater(entries: readonly CommittedEntry[]): void {
     const { scheduler, limits } = this.#options
+    let isConf = false
+    for (const { bytes, kind } of entries) {
+      this.#unsettledBytes += bytes.length
+      isConf ||= kind !== 'normal'
+    }
     this.#unsettledCount += entries.length
-    for (const { bytes } of entries) this.#unsettledBytes += bytes.length
-    const isConf = entries.some(({ kind }) => kind !== 'normal')
     const isMuch =
       this.#unsettledCount >= limits.settleMax || this.#unsettledBytes >= limits.settleBytes
     if (isConf || isMuch) {
       this.#isSettlingDue = true
       // Not before the answers are on their way.
       if (isConf) this.#run()
-      else scheduler.soon(() => this.#settleNow())
-    } else this.#cancelSettle ??= scheduler.after(limits.settleMs, () => this.#settleNow())
+      else scheduler.soon(this.#settleNow)
+    } else this.#cancelSettle ??= scheduler.after(limits.settleMs, this.#settleNow)
   }
 
-  #settleNow(): void {
+  readonly #settleNow = (): void => {
     if (this.#unsettledCount === 0) return
     this.#isSettlingDue = true
     if (!this.#isWaiting) this.#run()

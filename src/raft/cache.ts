@@ -81,7 +81,7 @@ export class LogCache implements LogReader {
 
   #dropFrom(index: number): void {
     const first = this.#entries[0]
-    if (first === undefined) return
+    if (first === undefined || index >= first.index + this.#entries.length) return
     if (index < first.index) return this.reset()
     for (const entry of this.#entries.splice(index - first.index)) {
       this.#bytes -= entry.bytes.length

@@ -97,7 +97,7 @@ class Draft {
   ensure(id: NodeId): void {
     if (this.#progress.has(id)) return
     // Taken for active, so that a check of the quorum does not fail before it could answer.
-    this.#progress.set(id, new Progress(Math.max(1, this.#lastIndex), this.#limits, true))
+    this.#progress.set(id, new Progress(id, Math.max(1, this.#lastIndex), this.#limits, true))
   }
 
   apply(changes: readonly SingleChange[]): ConfRefusal | undefined {

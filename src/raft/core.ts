@@ -55,6 +55,9 @@ const answerTypes: ReadonlySet<MessageType> = new Set([
   'MsgReadIndexResp',
 ])
 
+const none: readonly Message[] = []
+const nobody: [readonly Message[], readonly Message[]] = [none, none]
+
 const leave: Draft = {
   kind: 'conf-v2',
   bytes: encodeConfChange({ transition: 'auto', changes: [] }),
@@ -64,8 +67,8 @@ const leave: Draft = {
 interface Outstanding {
   readonly ready: Ready
   readonly toOneself: readonly Message[]
-  /** Handed out behind what is committed in `ready`. */
-  readonly committed: Entry[]
+  /** That of `ready`, and what was handed out behind it. */
+  committed: readonly Entry[]
 }
 
 export class RaftCore {
@@ -317,9 +320,10 @@ export class RaftCore {
     const state = this.#state
     const before = this.#hard
     const hard = this.#hardState()
-    const { lead, role, log, id } = state
+    const { lead, role, log } = state
     const isSoftSame = lead === this.#soft.lead && role === this.#soft.role
     const { entries, snapshot } = log.handOut()
+    const [answers, toOneself] = this.#takeAnswers()
     const ready: Ready = {
       soft: isSoftSame ? undefined : { lead, role },
       hard: hard === before ? undefined : hard,
@@ -327,18 +331,31 @@ export class RaftCore {
       snapshot,
       committed: log.committed(state.config.committedBytesMax),
       messages: state.messages,
-      answers: [...state.requests, ...state.answers.filter(({ to }) => to !== id)],
+      answers,
       reads: state.reads.takeDone(),
       mustSync: entries.length > 0 || hard.term !== before.term || hard.vote !== before.vote,
     }
-    const toOneself = state.answers.filter(({ to }) => to === id)
-    this.#outstanding = { ready, toOneself, committed: [...ready.committed] }
+    this.#outstanding = { ready, toOneself, committed: ready.committed }
     this.#hard = hard
     if (ready.soft !== undefined) this.#soft = ready.soft
-    state.messages = []
-    state.requests = []
-    state.answers = []
+    if (state.messages.length > 0) state.messages = []
     return ready
+  }
+
+  /** What waits for the disk: to others, and to oneself. */
+  #takeAnswers(): [others: readonly Message[], toOneself: readonly Message[]] {
+    const state = this.#state
+    const { id, requests, answers } = state
+    if (answers.length === 0) {
+      if (requests.length === 0) return nobody
+      state.requests = []
+      return [requests, none]
+    }
+    const toOneself: Message[] = []
+    for (const answer of answers) (answer.to === id ? toOneself : requests).push(answer)
+    state.requests = []
+    answers.length = 0
+    return [requests, toOneself]
   }
 
   /**
@@ -352,7 +369,7 @@ export class RaftCore {
     const { log, config } = this.#state
     const from = (committed[committed.length - 1]?.index ?? log.applied) + 1
     const entries = log.committedBetween(from, stableIndex, config.committedBytesMax)
-    for (const entry of entries) committed.push(entry)
+    if (entries.length > 0) this.#outstanding.committed = committed.concat(entries)
     return entries
   }
 

@@ -19,12 +19,12 @@ function makeTables(): readonly [Int32Array, Int32Array, Int32Array, Int32Array]
   return [first, second, third, next(third)]
 }
 
-/** `crc` is the result over the bytes before these. */
-export function crc32c(bytes: Uint8Array, crc = 0): number {
+/** Of those from `start` to `end`. */
+export function crc32c(bytes: Uint8Array, start = 0, end = bytes.length): number {
   const [t0, t1, t2, t3] = tables
-  let sum = ~crc
-  let at = 0
-  const whole = bytes.length - (bytes.length & 3)
+  let sum = -1
+  let at = start
+  const whole = end - ((end - start) & 3)
   while (at < whole) {
     // Indexes are below their arrays' lengths by construction, which the compiler cannot see.
     sum ^=
@@ -39,7 +39,7 @@ export function crc32c(bytes: Uint8Array, crc = 0): number {
       (t0[sum >>> 24] as number)
     at += 4
   }
-  for (; at < bytes.length; at++) {
+  for (; at < end; at++) {
     sum = (sum >>> 8) ^ (t0[(sum ^ (bytes[at] as number)) & 255] as number)
   }
   return ~sum >>> 0

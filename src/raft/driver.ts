@@ -22,6 +22,7 @@ import { type MemberLimits, type MemberOptions, memberLimits, newCore } from './
 import { Outbox } from './outbox.ts'
 import { type ProposalDone, Proposals, type Refusal } from './proposals.ts'
 import { type ReadDone, Reads } from './reads.ts'
+import { splitAt } from './split.ts'
 import { LogTail } from './tail.ts'
 import { Ticker } from './ticker.ts'
 import type { ConfChange, CoreStatus, Entry, HardState, Message, NodeId, Ready } from './types.ts'
@@ -239,33 +240,30 @@ export class Member {
     if (this.#state !== 'open') return 'shutting-down'
     if (this.#core.role !== 'leader') return 'no-leader'
     if (this.#isStarved) return 'disk-full'
-    const { pendingMax, pendingBytesMax, entryBytesMax } = this.#limits
-    if (bytes > entryBytesMax) return new FndError('request-too-large')
-    const count = this.#proposals.waitingCount + this.#proposals.loggedCount
-    if (count >= pendingMax || this.#proposals.waitingBytes + bytes > pendingBytesMax) {
-      return 'write-overload'
-    }
-    return undefined
+    if (bytes > this.#limits.entryBytesMax) return new FndError('request-too-large')
+    return this.#proposals.hasRoom(bytes, this.#limits) ? undefined : 'write-overload'
   }
 
   #turnSoon(): void {
     if (this.#isTurnDue) return
     this.#isTurnDue = true
-    this.#options.scheduler.soon(() => {
-      this.#isTurnDue = false
-      this.#turn()
-    })
+    this.#options.scheduler.soon(this.#dueTurn)
+  }
+
+  readonly #dueTurn = (): void => {
+    this.#isTurnDue = false
+    this.#turn()
   }
 
   #turn(): void {
     if (!this.#isRunning()) return
-    const untilMs = this.#options.scheduler.monotonicMs() + turnMsMax
-    const isOver = () => this.#options.scheduler.monotonicMs() > untilMs
+    const { scheduler } = this.#options
+    const untilMs = scheduler.monotonicMs() + turnMsMax
     const inbox = this.#inbox
-    this.#inbox = []
+    if (inbox.length > 0) this.#inbox = []
     for (const message of inbox) this.#step(message)
     for (let count = 0; count < readysPerTurn && this.#isRunning(); count++) {
-      if (count > 0 && isOver()) break
+      if (count > 0 && scheduler.monotonicMs() > untilMs) break
       if (!this.#isBusy) this.#logProposals()
       if (this.#reads.hasFresh) this.#reads.asked(this.#core.readIndex())
       this.#route(this.#core.takeMessages())
@@ -325,13 +323,13 @@ export class Member {
     }
     const firstIndex = ready.entries[0]?.index ?? Number.POSITIVE_INFINITY
     const stableIndex = Math.min(this.#options.log.lastIndex, firstIndex - 1)
-    const early = ready.committed.filter(entry => entry.index <= stableIndex)
-    this.#write(ready, ready.committed.slice(early.length))
+    const [early, late] = splitAt(ready.committed, stableIndex)
+    this.#write(ready, late)
     // A snapshot takes the place of what could be applied.
     if (ready.snapshot !== undefined) return this.#applier.add(early)
     this.#stableIndex = stableIndex
     // The log gives the write to the disk in a later turn, which must not wait for this.
-    this.#applier.addSoon(early, () => this.#tellApplied())
+    this.#applier.addSoon(early, this.#tellApplied)
   }
 
   /** What was committed since the write began, and need not wait for it. */
@@ -351,8 +349,8 @@ export class Member {
         entries: ready.entries,
         hardState: this.#hard,
         dropThrough: this.#tail.droppableIndex,
-        ...(snapshot === undefined ? {} : { reset: snapshot }),
-        ...(isInstalled ? { isInstalled } : {}),
+        reset: snapshot,
+        isInstalled,
       },
       error => {
         if (this.#state === 'failed' || this.#state === 'closed') return
@@ -402,24 +400,25 @@ export class Member {
 
   #apply(entries: readonly Entry[]): void {
     this.#applier.add(entries)
-    this.#applier.whenDrained(() => {
-      if (!this.#isRunning()) return
-      this.#core.advance()
-      this.#isBusy = false
-      this.#tellApplied()
-      this.#turnSoon()
-    })
+    this.#applier.whenDrained(this.#drained)
+  }
+
+  readonly #drained = (): void => {
+    if (!this.#isRunning()) return
+    this.#core.advance()
+    this.#isBusy = false
+    this.#tellApplied()
+    this.#turnSoon()
   }
 
   /** Also of what was held up when it was handed over, by whoever comes here first. */
-  #tellApplied(): void {
+  readonly #tellApplied = (): void => {
     const { appliedIndex } = this.#options.machine
     if (appliedIndex === this.#toldIndex) return
     this.#toldIndex = appliedIndex
     this.#reads.applied(appliedIndex)
-    for (const peer of this.#tail.heldPeers) {
-      const progress = this.#core.status().progress.get(peer)
-      if (progress?.state !== 'snapshot') this.#tail.release(peer)
+    for (const peer of this.#tail.heldPeers()) {
+      if (this.#core.status().progress.get(peer)?.state !== 'snapshot') this.#tail.release(peer)
     }
     this.#tail.maybeFlush()
     for (const listener of this.#listeners) listener()
@@ -428,16 +427,18 @@ export class Member {
 
   #route(messages: readonly Message[]): void {
     if (messages.length === 0) return
-    for (const message of this.#outbox.send(messages)) {
-      const peer = message.to
-      this.#tail.hold(peer, message.snapshot?.index ?? 0)
-      this.#options.network.sendSnapshot(message, isOk => {
-        if (!this.#isRunning()) return
-        if (!isOk) this.#tail.release(peer)
-        this.#core.reportSnapshot(peer, isOk)
-        this.#turnSoon()
-      })
-    }
+    for (const message of this.#outbox.send(messages)) this.#sendSnapshot(message)
+  }
+
+  #sendSnapshot(message: Message): void {
+    const peer = message.to
+    this.#tail.hold(peer, message.snapshot?.index ?? 0)
+    this.#options.network.sendSnapshot(message, isOk => {
+      if (!this.#isRunning()) return
+      if (!isOk) this.#tail.release(peer)
+      this.#core.reportSnapshot(peer, isOk)
+      this.#turnSoon()
+    })
   }
 
   #tellSoft(): void {

@@ -14,6 +14,8 @@ export function entrySize(entry: Entry): number {
   return entry.bytes.length + entryOverhead
 }
 
+const none: readonly Entry[] = []
+
 /** Entries `from` on of this term, until the next run. */
 interface TermRun {
   readonly from: number
@@ -94,7 +96,7 @@ export class RaftLog {
 
   /** Of [from, end). Reads the stable log only below the tail. */
   #slice(from: number, end: number, bytesMax: number): readonly Entry[] {
-    if (from >= end) return []
+    if (from >= end) return none
     if (from >= this.#tailFrom) return this.#tailSlice(from, end, bytesMax, 0)
     const stableEnd = Math.min(end, this.#tailFrom)
     const held = this.#stable.entries(from, stableEnd, bytesMax)
@@ -168,12 +170,21 @@ export class RaftLog {
   ): number | undefined {
     if (this.term(prevIndex) !== prevTerm) return undefined
     const last = prevIndex + entries.length
-    const conflict = entries.findIndex(({ index, term }) => this.term(index) !== term)
+    const same = this.#countSame(entries)
     // Entries that are here stay, also those behind them: the message may be an old one.
-    if (conflict === 0) this.append(entries)
-    else if (conflict > 0) this.append(entries.slice(conflict))
+    if (same < entries.length) this.append(same === 0 ? entries : entries.slice(same))
     this.commitTo(Math.min(leaderCommit, last))
     return last
+  }
+
+  /** How many of the first of them are here. */
+  #countSame(entries: readonly Entry[]): number {
+    let count = 0
+    for (const { index, term } of entries) {
+      if (this.term(index) !== term) break
+      count += 1
+    }
+    return count
   }
 
   /**
@@ -243,7 +254,8 @@ export class RaftLog {
   /** What is to be persisted and was not handed out; from here on it is handed out. */
   handOut(): { readonly entries: readonly Entry[]; readonly snapshot: Snapshot | undefined } {
     const snapshot = this.#unhandedSnapshot
-    const entries = this.#tail.slice(this.#handed + 1 - this.#tailFrom)
+    const first = this.#handed + 1 - this.#tailFrom
+    const entries = first < this.#tail.length ? this.#tail.slice(first) : none
     this.#handed = this.lastIndex
     this.#isSnapshotHanded = this.#snapshot !== undefined
     return { entries, snapshot }
@@ -251,13 +263,13 @@ export class RaftLog {
 
   /** What is to be applied next. Nothing while a snapshot is on its way to be installed. */
   committed(bytesMax: number): readonly Entry[] {
-    if (!this.hasCommitted) return []
+    if (!this.hasCommitted) return none
     return this.#slice(this.#applied + 1, this.#commit + 1, bytesMax)
   }
 
   /** The same from `fromIndex` to `stableIndex`, but nothing that was replaced since `handOut`. */
   committedBetween(fromIndex: number, stableIndex: number, bytesMax: number): readonly Entry[] {
-    if (!this.hasCommitted) return []
+    if (!this.hasCommitted) return none
     const lastIndex = Math.min(stableIndex, this.#handed, this.#commit)
     return this.#slice(fromIndex, lastIndex + 1, bytesMax)
   }
@@ -277,7 +289,8 @@ export class RaftLog {
     assert(index <= this.#handed, 'only what was handed out is applied')
     this.#applied = index
     if (index < this.#tailFrom) return
-    this.#tail = this.#tail.slice(index + 1 - this.#tailFrom)
+    if (index === this.lastIndex) this.#tail.length = 0
+    else this.#tail = this.#tail.slice(index + 1 - this.#tailFrom)
     this.#tailFrom = index + 1
   }
 }

@@ -6,6 +6,8 @@ interface Held {
   readonly untilMs: number
 }
 
+const none: readonly Message[] = []
+
 type OutboxParts = Pick<MemberOptions, 'network' | 'scheduler' | 'observer'>
 
 /**
@@ -30,7 +32,7 @@ export class Outbox {
   /** Returns those that carry snapshots: they take another way. */
   send(messages: readonly Message[]): readonly Message[] {
     const due: Message[] = []
-    const snapshots: Message[] = []
+    let snapshots = none
     let isBeat = false
     for (const message of messages) {
       const { type, to, entries } = message
@@ -40,7 +42,7 @@ export class Outbox {
         if (!says(message, held.message)) due.push(held.message)
       }
       if (type === 'MsgHeartbeat') isBeat = true
-      if (type === 'MsgSnap') snapshots.push(message)
+      if (type === 'MsgSnap') snapshots = [...snapshots, message]
       else if (type === 'MsgApp' && entries.length === 0) this.#hold(message, held)
       else due.push(message)
     }

@@ -20,7 +20,7 @@ export interface LogWrite {
   /** Entries up to this index are no longer needed: they leave with this write or later. */
   readonly dropThrough: number
   /** The log begins anew behind this point, before `entries`: a snapshot takes its place. */
-  readonly reset?: LogReset
+  readonly reset?: LogReset | undefined
   /** The snapshot of an earlier `reset` is installed: forget `installing`. */
   readonly isInstalled?: boolean
 }

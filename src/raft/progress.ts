@@ -3,7 +3,7 @@
  * at a time, replicating optimistically within a window, or waiting for a snapshot.
  */
 import { assert } from '../errors.ts'
-import type { CoreConfig, ProgressState, ProgressStatus } from './types.ts'
+import type { CoreConfig, NodeId, ProgressState, ProgressStatus } from './types.ts'
 
 export type WindowLimits = Pick<CoreConfig, 'inflightMax' | 'inflightBytesMax'>
 
@@ -72,9 +72,11 @@ export class Progress {
   isRecentlyActive: boolean
   /** The highest commit index that is on its way to it. */
   sentCommit = 0
+  readonly id: NodeId
   readonly inflights: Inflights
 
-  constructor(next: number, limits: WindowLimits, isRecentlyActive = false) {
+  constructor(id: NodeId, next: number, limits: WindowLimits, isRecentlyActive = false) {
+    this.id = id
     this.next = next
     this.isRecentlyActive = isRecentlyActive
     this.inflights = new Inflights(limits)

@@ -3,6 +3,7 @@
  * term, then the entry at that index is applied: theirs, or another leader's in its place.
  */
 import { FndError } from '../errors.ts'
+import type { MemberLimits } from './member-options.ts'
 import type { DriverObserver, ProposalOutcome } from './observer.ts'
 import type { ConfChange } from './types.ts'
 
@@ -37,6 +38,8 @@ const errorCodes = {
   'outcome-unknown': 'outcome-unknown',
 } as const
 
+type PendingLimits = Pick<MemberLimits, 'pendingMax' | 'pendingBytesMax'>
+
 export type Refusal = keyof typeof errorCodes
 
 export class Proposals {
@@ -55,12 +58,14 @@ export class Proposals {
     return this.#waiting.length
   }
 
-  get waitingBytes(): number {
-    return this.#waitingBytes
-  }
-
   get loggedCount(): number {
     return this.#logged.length - this.#loggedHead
+  }
+
+  /** Whether one more of so many bytes may wait or be under way. */
+  hasRoom(bytes: number, { pendingMax, pendingBytesMax }: PendingLimits): boolean {
+    const count = this.waitingCount + this.loggedCount
+    return count < pendingMax && this.#waitingBytes + bytes <= pendingBytesMax
   }
 
   add(waiting: Waiting): void {
@@ -101,9 +106,8 @@ export class Proposals {
     // What stood there before was logged in an earlier term of this leader, and is gone from this
     // log. Another member may hold it, and be elected until an entry of this term is committed.
     this.#endFrom(index, 'outcome-unknown')
-    taken.forEach(({ done }, at) => {
-      this.#logged.push({ index: index + at, term, done })
-    })
+    let next = index
+    for (const { done } of taken) this.#logged.push({ index: next++, term, done })
   }
 
   refuseTaken(taken: readonly Waiting[], why: Refusal): void {
@@ -124,7 +128,7 @@ export class Proposals {
       if (first === undefined || first.index > index) return
       this.#loggedHead += 1
       if (this.#loggedHead === this.#logged.length) {
-        this.#logged = []
+        this.#logged.length = 0
         this.#loggedHead = 0
       }
       if (first.index < index) this.#end(first.done, 'outcome-unknown')
@@ -154,6 +158,7 @@ export class Proposals {
   #endFrom(index: number, why: Refusal): void {
     let keep = this.#logged.length
     while (keep > this.#loggedHead && (this.#logged[keep - 1]?.index ?? 0) >= index) keep -= 1
+    if (keep === this.#logged.length) return
     for (const { done } of this.#logged.splice(keep)) this.#end(done, why)
   }
 

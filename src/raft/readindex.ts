@@ -30,6 +30,8 @@ export interface Confirmed extends Asked {
   readonly index: number
 }
 
+const none: readonly ReadState[] = []
+
 export class Reads {
   #lastRead: number
   /** Not yet in a round, or not yet sent to the leader. */
@@ -151,6 +153,7 @@ export class Reads {
   }
 
   takeDone(): readonly ReadState[] {
+    if (this.#done.length === 0) return none
     const done = this.#done
     this.#done = []
     return done

@@ -48,7 +48,10 @@ export class Reads {
   }
 
   applied(appliedIndex: number): void {
-    if (this.#waiting.length === 0) return
+    if (this.#waiting.length > 0) this.#release(appliedIndex)
+  }
+
+  #release(appliedIndex: number): void {
     const reached = this.#waiting.filter(({ index }) => index <= appliedIndex)
     if (reached.length === 0) return
     this.#waiting = this.#waiting.filter(({ index }) => index > appliedIndex)

@@ -14,6 +14,7 @@ export interface Draft {
 }
 
 const noBytes = new Uint8Array(0)
+const none: readonly Entry[] = []
 
 /** The election is won: an entry of the new term lets those of older terms commit (3.6.2). */
 export function becomeLeader(state: RaftState): void {
@@ -74,10 +75,11 @@ function mayPropose(state: RaftState, change: ConfChange): boolean {
 function append(state: RaftState, drafts: readonly Draft[]): void {
   const base = state.log.lastIndex + 1
   const { term } = state
-  const entries = drafts.map(({ kind, bytes }, at): Entry => {
+  const entries: Entry[] = []
+  for (const { kind, bytes } of drafts) {
     state.uncommittedBytes += bytes.length
-    return { index: base + at, term, kind, bytes }
-  })
+    entries.push({ index: base + entries.length, term, kind, bytes })
+  }
   state.log.append(entries)
   // Counts for the quorum when the entries are durable here.
   state.send('MsgAppResp', state.id, { index: state.log.lastIndex })
@@ -109,7 +111,7 @@ function stepFrom(state: RaftState, member: Progress, received: Message): void {
       member.isRecentlyActive = true
       member.isHeld = false
       if (member.match < state.log.lastIndex || member.state === 'probe') {
-        sendAppend(state, received.from, member, true)
+        sendAppend(state, member, true)
       }
       if (received.context > 0) {
         state.reads.ack(received.from, received.context)
@@ -117,7 +119,7 @@ function stepFrom(state: RaftState, member: Progress, received: Message): void {
       }
       return
     case 'MsgTransferLeader':
-      beginTransfer(state, member, received.from)
+      beginTransfer(state, member)
       return
     default:
       return
@@ -129,7 +131,7 @@ function takeRejection(state: RaftState, member: Progress, received: Message): v
   const guess = logTerm > 0 ? state.log.findConflict(rejectHint, logTerm).index : rejectHint
   if (!member.rejected(index, guess)) return
   if (member.state === 'replicate') member.becomeProbe()
-  sendAppend(state, received.from, member, true)
+  sendAppend(state, member, true)
 }
 
 function takeAcknowledgement(state: RaftState, member: Progress, received: Message): void {
@@ -144,9 +146,9 @@ function takeAcknowledgement(state: RaftState, member: Progress, received: Messa
   else if (member.match + 1 >= log.firstIndex) member.becomeReplicate()
   const isPeer = from !== state.id
   if (maybeCommit(state)) broadcastAppend(state)
-  else if (isPeer && member.canBumpCommit(log.commit)) sendAppend(state, from, member, true)
+  else if (isPeer && member.canBumpCommit(log.commit)) sendAppend(state, member, true)
   if (!isPeer) return
-  while (sendAppend(state, from, member, false));
+  while (sendAppend(state, member, false));
   if (from === state.transferee && member.match === log.lastIndex) {
     state.send('MsgTimeoutNow', from, {})
   }
@@ -159,32 +161,32 @@ function takeAcknowledgement(state: RaftState, member: Progress, received: Messa
 function maybeCommit(state: RaftState): boolean {
   const { log } = state
   const { voters, votersOutgoing } = state.conf
-  const index = committedIndex(voters, votersOutgoing, id => state.progress.get(id)?.match ?? 0)
+  const index = committedIndex(voters, votersOutgoing, state.matchOf)
   if (index <= log.commit || log.term(index) !== state.term) return false
   log.commitTo(index)
   return true
 }
 
 function broadcastAppend(state: RaftState): void {
-  for (const [id, member] of state.progress) {
-    if (id !== state.id) sendAppend(state, id, member, true)
+  for (const member of state.progress.values()) {
+    if (member.id !== state.id) sendAppend(state, member, true)
   }
 }
 
 /**
- * Sends what `to` lacks, as far as its window allows. An append without entries tells it of the
+ * Sends what it lacks, as far as its window allows. An append without entries tells it of the
  * commit index, even when the window is full (etcd#14633). True if something was sent.
  */
-function sendAppend(state: RaftState, to: NodeId, member: Progress, evenIfEmpty: boolean): boolean {
+function sendAppend(state: RaftState, member: Progress, evenIfEmpty: boolean): boolean {
   if (member.isPaused) return false
   const { log } = state
   const index = member.next - 1
   const logTerm = log.term(index)
-  if (logTerm === undefined) return sendSnapshot(state, to, member)
+  if (logTerm === undefined) return sendSnapshot(state, member)
   const mayCarry = member.state !== 'replicate' || !member.inflights.isFull
-  const entries = mayCarry ? log.entriesFrom(member.next, state.config.messageBytesMax) : []
+  const entries = mayCarry ? log.entriesFrom(member.next, state.config.messageBytesMax) : none
   if (entries.length === 0 && !evenIfEmpty) return false
-  state.send('MsgApp', to, { index, logTerm, entries, commit: log.commit })
+  state.send('MsgApp', member.id, { index, logTerm, entries, commit: log.commit })
   let bytes = 0
   for (const entry of entries) bytes += entrySize(entry)
   member.sent(entries.length, bytes)
@@ -193,22 +195,22 @@ function sendAppend(state: RaftState, to: NodeId, member: Progress, evenIfEmpty:
 }
 
 /** The log does not reach back far enough. Nothing is sent to who seems to be down. */
-function sendSnapshot(state: RaftState, to: NodeId, member: Progress): boolean {
+function sendSnapshot(state: RaftState, member: Progress): boolean {
   if (!member.isRecentlyActive) return false
   const snapshot = state.log.snapshotToSend()
   if (snapshot === undefined) return false
   member.becomeSnapshot(snapshot.index)
-  state.send('MsgSnap', to, { snapshot })
+  state.send('MsgSnap', member.id, { snapshot })
   return true
 }
 
 /** Commit indexes in heartbeats never exceed what the member surely holds. */
 export function broadcastHeartbeat(state: RaftState): void {
   const { context } = state.reads
-  for (const [id, member] of state.progress) {
-    if (id === state.id) continue
+  for (const member of state.progress.values()) {
+    if (member.id === state.id) continue
     const commit = Math.min(member.match, state.log.commit)
-    state.send('MsgHeartbeat', id, { commit, context })
+    state.send('MsgHeartbeat', member.id, { commit, context })
     member.sentCommit = commit
   }
 }
@@ -231,22 +233,23 @@ export function tickLeader(state: RaftState): void {
 /** Steps down if no quorum was heard since the last check: somebody else may lead by now. */
 function checkQuorum(state: RaftState): boolean {
   const isActive = state.isQuorumActive
-  for (const [id, member] of state.progress) {
-    if (id !== state.id) member.isRecentlyActive = false
+  for (const member of state.progress.values()) {
+    if (member.id !== state.id) member.isRecentlyActive = false
   }
   if (!isActive) state.becomeFollower(state.term, 0)
   return isActive
 }
 
 /** Catches `to` up, then asks it to begin an election at once (thesis 3.10). */
-function beginTransfer(state: RaftState, member: Progress, to: NodeId): void {
+function beginTransfer(state: RaftState, member: Progress): void {
+  const to = member.id
   if (isLearner(state.conf, to) || to === state.transferee) return
   state.transferee = 0
   if (to === state.id) return
   state.electionElapsed = 0
   state.transferee = to
   if (member.match === state.log.lastIndex) state.send('MsgTimeoutNow', to, {})
-  else sendAppend(state, to, member, true)
+  else sendAppend(state, member, true)
 }
 
 /** A new configuration is in force, and with it another quorum. */
@@ -258,8 +261,8 @@ export function reconfigured(state: RaftState): void {
   }
   if (maybeCommit(state)) broadcastAppend(state)
   else {
-    for (const [id, member] of state.progress) {
-      if (id !== state.id) sendAppend(state, id, member, false)
+    for (const member of state.progress.values()) {
+      if (member.id !== state.id) sendAppend(state, member, false)
     }
   }
   if (state.transferee !== 0 && !isVoter(state.conf, state.transferee)) state.transferee = 0

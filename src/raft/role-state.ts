@@ -29,13 +29,22 @@ type Fields = Partial<Omit<Message, 'type' | 'from' | 'to'>>
 
 const noEntries: Message['entries'] = []
 
-/** A message with every field, in one order, so that all of them have one shape. */
-export function message(type: MessageType, from: NodeId, to: NodeId, fields: Fields): Message {
+/**
+ * A message with every field, in one order, so that all of them have one shape. `term` counts
+ * unless the fields have another.
+ */
+export function message(
+  type: MessageType,
+  from: NodeId,
+  to: NodeId,
+  fields: Fields,
+  term = 0,
+): Message {
   return {
     type,
     from,
     to,
-    term: fields.term ?? 0,
+    term: fields.term ?? term,
     logTerm: fields.logTerm ?? 0,
     index: fields.index ?? 0,
     commit: fields.commit ?? 0,
@@ -107,6 +116,9 @@ export class RaftState {
     this.#lead = lead
   }
 
+  /** Index up to which it is known to hold the log. */
+  readonly matchOf = (id: NodeId): number => this.progress.get(id)?.match ?? 0
+
   get tracker(): Tracker {
     return this
   }
@@ -129,7 +141,7 @@ export class RaftState {
 
   /** With the own term. Answers and requests for votes wait until the disk has what they claim. */
   send(type: MessageType, to: NodeId, fields: Fields): void {
-    const sent = message(type, this.id, to, { term: this.term, ...fields })
+    const sent = message(type, this.id, to, fields, this.term)
     if (type === 'MsgAppResp' || type === 'MsgVoteResp' || type === 'MsgPreVoteResp') {
       this.answers.push(sent)
     } else if (type === 'MsgVote' || type === 'MsgPreVote') this.requests.push(sent)
@@ -177,7 +189,9 @@ export class RaftState {
     this.pendingConfIndex = 0
     this.uncommittedBytes = 0
     const last = this.log.lastIndex
-    for (const [id, member] of this.progress) member.reset(id === this.id ? last : 0, last + 1)
+    for (const member of this.progress.values()) {
+      member.reset(member.id === this.id ? last : 0, last + 1)
+    }
   }
 
   #drawTimeout(): void {

@@ -152,8 +152,8 @@ export class LogTail {
     this.#held.delete(peer)
   }
 
-  get heldPeers(): readonly number[] {
-    return [...this.#held.keys()]
+  heldPeers(): Iterable<number> {
+    return this.#held.keys()
   }
 
   /** Soon after the answers of a batch went out, at most one at a time. */

@@ -35,13 +35,15 @@ export class Window {
 
   /** The entries below `index` left the log. */
   dropBelow(index: number): void {
-    const dropped = this.#sizes.splice(0, Math.max(0, index - this.#firstIndex))
+    if (index <= this.#firstIndex) return
+    const dropped = this.#sizes.splice(0, index - this.#firstIndex)
     for (const bytes of dropped) this.#bytes -= bytes
     this.#firstIndex += dropped.length
   }
 
   /** The entries from `index` on were replaced, or are to be. */
   dropFrom(index: number): void {
+    if (index >= this.#firstIndex + this.#sizes.length) return
     const dropped = this.#sizes.splice(Math.max(0, index - this.#firstIndex))
     for (const bytes of dropped) this.#bytes -= bytes
   }

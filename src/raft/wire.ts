@@ -6,6 +6,7 @@
  * is the one that Bun computes natively: CRC-32C took three quarters of the time of encoding.
  */
 import { assert } from '../errors.ts'
+import { desk, deskView } from './desk.ts'
 import type { ConfState, Entry, EntryKind, Message, MessageType, Snapshot } from './types.ts'
 
 const wireVersion = 1
@@ -34,6 +35,8 @@ const messageTypes = [
 const typeNumbers = new Map<MessageType, number>(messageTypes.map((type, at) => [type, at]))
 
 const entryKinds = ['normal', 'conf', 'conf-v2'] as const satisfies readonly EntryKind[]
+
+const none: readonly Entry[] = []
 
 const rejectFlag = 1
 const transferFlag = 2
@@ -116,11 +119,14 @@ class Writer {
   readonly #bytes: Uint8Array
   readonly #view: DataView
   readonly #start: number
+  readonly #end: number
   #at: number
 
   constructor(size: number, headroom: number) {
-    this.#bytes = Buffer.allocUnsafeSlow(headroom + size)
-    this.#view = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, this.#bytes.length)
+    this.#end = headroom + size
+    const isSmall = this.#end <= desk.length
+    this.#bytes = isSmall ? desk : new Uint8Array(this.#end)
+    this.#view = isSmall ? deskView : new DataView(this.#bytes.buffer)
     this.#start = headroom
     this.#at = headroom
   }
@@ -187,10 +193,10 @@ class Writer {
   }
 
   finish(): Uint8Array {
-    assert(this.#at === this.#bytes.length, 'a batch has the size that was counted')
-    const sum = Bun.hash.crc32(this.#bytes.subarray(this.#start + 5))
+    assert(this.#at === this.#end, 'a batch has the size that was counted')
+    const sum = Bun.hash.crc32(this.#bytes.subarray(this.#start + 5, this.#end))
     this.#view.setUint32(this.#start + 1, sum, true)
-    return this.#bytes
+    return this.#bytes === desk ? desk.slice(0, this.#end) : this.#bytes
   }
 }
 
@@ -198,20 +204,24 @@ class Writer {
 class Reader {
   readonly #bytes: Uint8Array
   readonly #view: DataView
+  readonly #end: number
   #at = 0
   fault = ''
 
   constructor(bytes: Uint8Array) {
-    this.#bytes = bytes
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+    this.#end = bytes.length
+    const isSmall = this.#end <= desk.length
+    if (isSmall) desk.set(bytes)
+    this.#bytes = isSmall ? desk : bytes
+    this.#view = isSmall ? deskView : new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
   }
 
   get isAtEnd(): boolean {
-    return this.#at === this.#bytes.length
+    return this.#at === this.#end
   }
 
   #has(size: number): boolean {
-    if (this.#at + size <= this.#bytes.length) return true
+    if (this.#at + size <= this.#end) return true
     this.fault ||= 'a message is cut short'
     return false
   }
@@ -254,14 +264,30 @@ class Reader {
     const rejectHint = this.number()
     const context = this.number()
     const count = this.#count(entryHeadBytes)
-    const entries: Entry[] = []
-    for (let at = 0; at < count && this.fault === ''; at++) entries.push(this.#entry())
+    const entries = count === 0 ? none : this.#entries(count)
     const snapshot = (flags & snapshotFlag) === 0 ? undefined : this.#snapshot()
     if (this.fault !== '' || type === undefined) return undefined
-    const reject = (flags & rejectFlag) !== 0
-    const isTransfer = (flags & transferFlag) !== 0
-    const numbers = { from, to, term, logTerm, index, commit, rejectHint, context }
-    return { type, ...numbers, entries, reject, snapshot, isTransfer }
+    return {
+      type,
+      from,
+      to,
+      term,
+      logTerm,
+      index,
+      commit,
+      entries,
+      reject: (flags & rejectFlag) !== 0,
+      rejectHint,
+      snapshot,
+      context,
+      isTransfer: (flags & transferFlag) !== 0,
+    }
+  }
+
+  #entries(count: number): Entry[] {
+    const entries: Entry[] = []
+    for (let at = 0; at < count && this.fault === ''; at++) entries.push(this.#entry())
+    return entries
   }
 
   #entry(): Entry {
@@ -273,8 +299,8 @@ class Reader {
     const size = this.#count(1)
     this.#at += size
     // A copy: a view would keep the whole batch alive for as long as one entry is.
-    const bytes = this.#bytes.subarray(start + 4, start + 4 + size)
-    return { index, term, kind: kind ?? 'normal', bytes: new Uint8Array(bytes) }
+    const bytes = this.#bytes.slice(start + 4, start + 4 + size)
+    return { index, term, kind: kind ?? 'normal', bytes }
   }
 
   #snapshot(): Snapshot {

@@ -376,7 +376,8 @@ function merge(
   // Lists and own fields, because `__proto__` and `constructor` are ordinary keys here.
   const fields: [string, string][] = []
   let isChanged = false
-  for (const [key, value] of Object.entries(old)) {
+  for (const key of Object.keys(old)) {
+    const value = old[key] as string
     const given = Object.hasOwn(patch, key) ? patch[key] : undefined
     if (given === undefined) fields.push([key, value])
     else if (isRemoval(given)) isChanged = true
@@ -385,9 +386,12 @@ function merge(
       isChanged ||= given !== value
     }
   }
-  const isNew = ([key, value]: [string, string]) => !Object.hasOwn(old, key) && !isRemoval(value)
-  const added = Object.entries(patch).filter(isNew)
-  if (added.length > 0) return sortedMap([...fields, ...added])
+  const oldCount = fields.length
+  for (const key of Object.keys(patch)) {
+    const value = patch[key] as string
+    if (!Object.hasOwn(old, key) && !isRemoval(value)) fields.push([key, value])
+  }
+  if (fields.length > oldCount) return sortedMap(fields)
   return isChanged ? Object.fromEntries(fields) : old
 }
 

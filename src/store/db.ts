@@ -14,6 +14,7 @@ import { rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { assert, FndError, StartError } from '../errors.ts'
 import type { CommittedEntry, StateMachine } from '../raft/ports.ts'
+import { splitAt } from '../raft/split.ts'
 import type { ConfState } from '../raft/types.ts'
 import { apply } from './apply.ts'
 import { commandVersion, decodeCommand, mustKnow } from './codec.ts'
@@ -150,9 +151,8 @@ export class StateDb implements StateMachine, Disposable {
    * an entry without a command.
    */
   apply(entries: readonly CommittedEntry[]): readonly (Outcome | undefined)[] {
-    const fresh = entries.filter(entry => entry.index > this.#at.index)
-    const skipped: undefined[] = Array(entries.length - fresh.length).fill(undefined)
-    if (fresh.length === 0) return skipped
+    const [old, fresh] = splitAt(entries, this.#at.index)
+    if (fresh.length === 0) return old.map(() => undefined)
     this.#mustBeSound()
     let applied: Applied
     try {
@@ -167,7 +167,8 @@ export class StateDb implements StateMachine, Disposable {
     this.#onChanges?.(applied.changes)
     // Who makes a checkpoint waits for a moment in which nobody writes.
     if (this.#wal?.isCheckpointing === true) this.#commit()
-    return [...skipped, ...applied.outcomes]
+    const { outcomes } = applied
+    return old.length === 0 ? outcomes : [...old.map(() => undefined), ...outcomes]
   }
 
   settle(): void {
@@ -297,7 +298,7 @@ export class StateDb implements StateMachine, Disposable {
       hash = nextHash(hash, entry, applied.outcome)
       term = entry.term
       outcomes.push(applied.outcome)
-      changes.push(...applied.changes)
+      for (const change of applied.changes) changes.push(change)
     }
     return { at: { index, term, hash, confState }, outcomes, changes, isOfCluster }
   }
@@ -448,18 +449,15 @@ function hasCommand(entry: CommittedEntry): boolean {
 /** Made once, and filled for each entry. */
 const indexBytes = new Uint8Array(8)
 const indexView = new DataView(indexBytes.buffer)
+const hasher = new Bun.CryptoHasher('sha256')
 
 function nextHash(
   previous: Uint8Array,
   entry: CommittedEntry,
   outcome: Outcome | undefined,
 ): Uint8Array {
-  indexView.setBigUint64(0, BigInt(entry.index))
+  indexView.setUint32(0, Math.floor(entry.index / 2 ** 32))
+  indexView.setUint32(4, entry.index)
   const result = isConf(entry) ? encodeConfState(entry.confState) : JSON.stringify(outcome ?? null)
-  return new Bun.CryptoHasher('sha256')
-    .update(previous)
-    .update(indexBytes)
-    .update(entry.bytes)
-    .update(result)
-    .digest()
+  return hasher.update(previous).update(indexBytes).update(entry.bytes).update(result).digest()
 }

@@ -46,20 +46,31 @@ export function sectorCount(length: number): number {
   return Math.max(1, Math.ceil(length / partBytes))
 }
 
+/** Memory that writes take shape in, one after the other. */
+export interface SectorRoom {
+  readonly bytes: Uint8Array
+  /** Of the same. */
+  readonly view: DataView
+}
+
+export function sectorRoom(bytes: Uint8Array): SectorRoom {
+  return { bytes, view: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength) }
+}
+
 /** Writes it into the beginning of `room`; returns what of it that took. */
-export function encodeSectors({ number, bytes }: JournalWrite, room: Uint8Array): Uint8Array {
+export function encodeSectors({ number, bytes }: JournalWrite, room: SectorRoom): Uint8Array {
   const count = sectorCount(bytes.length)
-  const sectors = room.subarray(0, count * sectorBytes)
-  const view = new DataView(sectors.buffer, sectors.byteOffset, sectors.byteLength)
+  const sectors = room.bytes.subarray(0, count * sectorBytes)
+  const { view } = room
   for (let part = 0; part < count; part++) {
     const at = part * sectorBytes
-    const payload = bytes.subarray(part * partBytes, (part + 1) * partBytes)
+    const payload = count === 1 ? bytes : bytes.subarray(part * partBytes, (part + 1) * partBytes)
     view.setUint32(at + 4, part, true)
     view.setFloat64(at + 8, number, true)
     view.setUint32(at + 16, bytes.length, true)
     sectors.set(payload, at + headerBytes)
     sectors.fill(0, at + headerBytes + payload.length, at + sectorBytes)
-    view.setUint32(at, crc32c(sectors.subarray(at + sumFrom, at + sectorBytes)), true)
+    view.setUint32(at, crc32c(sectors, at + sumFrom, at + sectorBytes), true)
   }
   return sectors
 }
@@ -130,7 +141,7 @@ function sectorAt(file: Uint8Array, at: number): Sector | 'damaged' | undefined 
   const bytes = file.subarray(at * sectorBytes, (at + 1) * sectorBytes)
   if (bytes.every(byte => byte === 0)) return undefined
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  if (view.getUint32(0, true) !== crc32c(bytes.subarray(sumFrom))) return 'damaged'
+  if (view.getUint32(0, true) !== crc32c(bytes, sumFrom)) return 'damaged'
   return {
     part: view.getUint32(4, true),
     number: view.getFloat64(8, true),

@@ -8,9 +8,11 @@ import {
   encodeSectors,
   type JournalWrite,
   type Scan,
+  type SectorRoom,
   scanJournal,
   sectorBytes,
   sectorCount,
+  sectorRoom,
 } from './journal-sectors.ts'
 import type { JournalFiles, Written } from './log-ports.ts'
 
@@ -29,7 +31,7 @@ export interface OpenJournal {
 export class Journal {
   readonly #files: JournalFiles
   /** Of the write under way. */
-  readonly #room: Uint8Array
+  readonly #room: SectorRoom
   /** Number of the last write in each file. */
   readonly #last: [number, number]
   readonly #fileSectors: number
@@ -48,7 +50,8 @@ export class Journal {
   private constructor(files: JournalFiles, settled: number, { lastNumber }: Scan) {
     this.#files = files
     this.#fileSectors = files.fileBytes / sectorBytes
-    this.#room = files.memory((sectorCount(files.fileBytes / largeShare) + 1) * sectorBytes)
+    const roomBytes = (sectorCount(files.fileBytes / largeShare) + 1) * sectorBytes
+    this.#room = sectorRoom(files.memory(roomBytes))
     this.#settled = settled
     this.#number = lastNumber
     // Where a write is torn, none may follow in its place: until all is home both count as full.

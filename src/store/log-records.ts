@@ -11,6 +11,7 @@
  */
 import { StartError } from '../errors.ts'
 import { crc32c } from '../raft/crc32c.ts'
+import { desk, deskView } from '../raft/desk.ts'
 import type { Identity } from '../raft/ports.ts'
 import type { Entry, EntryKind, HardState } from '../raft/types.ts'
 
@@ -58,13 +59,13 @@ export function encodeRecord(
   { index, term, bytes }: ValueRecord,
   version = recordVersion,
 ): Uint8Array {
-  const record = new Uint8Array(new ArrayBuffer(headerBytes + bytes.length))
-  const view = new DataView(record.buffer)
+  const draft = draftOf(headerBytes + bytes.length, headerBytes)
+  const { record, view } = draft
   view.setUint8(0, version)
   view.setFloat64(8, index, true)
   view.setFloat64(16, term, true)
   record.set(bytes, headerBytes)
-  return sealed(record, view)
+  return sealed(draft)
 }
 
 /** `name` is for the message of the `StartError` that it throws at damage. */
@@ -86,8 +87,8 @@ export function encodeSegment(entries: readonly Entry[], hardState: HardState): 
   const bytesFrom = segmentHeaderBytes + entries.length * entryHeaderBytes
   let end = bytesFrom
   for (const { bytes } of entries) end += bytes.length
-  const record = new Uint8Array(new ArrayBuffer(end))
-  const view = new DataView(record.buffer)
+  const draft = draftOf(end, bytesFrom)
+  const { record, view } = draft
   view.setUint8(0, segmentVersion)
   view.setFloat64(8, entries[0]?.index ?? 0, true)
   view.setUint32(16, entries.length, true)
@@ -104,7 +105,7 @@ export function encodeSegment(entries: readonly Entry[], hardState: HardState): 
     view.setUint8(at + 12, kinds.indexOf(kind))
     at += entryHeaderBytes
   }
-  return sealed(record, view)
+  return sealed(draft)
 }
 
 export interface Segment {
@@ -230,9 +231,25 @@ export function textOf(bytes: Uint8Array): string {
   return new TextDecoder().decode(bytes)
 }
 
-function sealed(record: Uint8Array, view: DataView): Uint8Array {
-  view.setUint32(4, crc32c(record.subarray(sumFrom)), true)
-  return record
+interface Draft {
+  readonly record: Uint8Array
+  readonly view: DataView
+  readonly end: number
+}
+
+/** The first `headBytes` of it are zero. */
+function draftOf(end: number, headBytes: number): Draft {
+  if (end > desk.length) {
+    const record = new Uint8Array(end)
+    return { record, view: new DataView(record.buffer), end }
+  }
+  desk.fill(0, 0, headBytes)
+  return { record: desk, view: deskView, end }
+}
+
+function sealed({ record, view, end }: Draft): Uint8Array {
+  view.setUint32(4, crc32c(record, sumFrom, end), true)
+  return record === desk ? desk.slice(0, end) : record
 }
 
 function checked(
@@ -242,7 +259,7 @@ function checked(
   name: string,
 ): DataView {
   const view = new DataView(record.buffer, record.byteOffset, record.byteLength)
-  if (record.length < headerBytes || view.getUint32(4, true) !== crc32c(record.subarray(sumFrom))) {
+  if (record.length < headerBytes || view.getUint32(4, true) !== crc32c(record, sumFrom)) {
     throw new StartError(
       `The log's record of ${name} does not have its checksum: the disk gave back something ` +
         `else than was written. ${cure}`,

@@ -46,6 +46,11 @@ export interface LogParts {
 
 type Done = (error: FndError | undefined) => void
 
+interface UnderWay {
+  readonly write: LogWrite
+  readonly done: (error: Error | undefined) => void
+}
+
 export class JournaledLog implements LogStore {
   readonly #tree: LogTree
   readonly #journal: Journal
@@ -61,7 +66,7 @@ export class JournaledLog implements LogStore {
   /** Where entries were written since the settling under way began. */
   #writtenFrom = Number.POSITIVE_INFINITY
   #isSettling = false
-  #isWriting = false
+  #underWay: UnderWay | undefined
   #onSettled: (() => void) | undefined
   #onWritten: (() => void) | undefined
   #state: 'open' | 'closed' | 'failed' = 'open'
@@ -147,17 +152,20 @@ export class JournaledLog implements LogStore {
   }
 
   write(write: LogWrite, done: (error: Error | undefined) => void): void {
-    assert(!this.#isWriting, 'one write at a time')
+    assert(this.#underWay === undefined, 'one write at a time')
     assert(this.#state !== 'closed', 'a closed log is not written')
     this.#mustFollow(write)
-    this.#isWriting = true
-    this.#write(write, error => {
-      this.#isWriting = false
-      done(error)
-      const onWritten = this.#onWritten
-      this.#onWritten = undefined
-      onWritten?.()
-    })
+    this.#underWay = { write, done }
+    this.#begin(write)
+  }
+
+  readonly #written: Done = error => {
+    const done = this.#underWay?.done
+    this.#underWay = undefined
+    done?.(error)
+    const onWritten = this.#onWritten
+    this.#onWritten = undefined
+    onWritten?.()
   }
 
   hasRoom(): boolean {
@@ -170,7 +178,7 @@ export class JournaledLog implements LogStore {
    */
   settle(done: Done): void {
     // Its number is given out already, and a member whose state finds no room does not wait for it.
-    if (this.#isWriting) {
+    if (this.#underWay !== undefined) {
       assert(this.#onWritten === undefined, 'the end comes once')
       this.#onWritten = () => this.settle(done)
       return
@@ -211,18 +219,18 @@ export class JournaledLog implements LogStore {
     }
   }
 
-  #write(write: LogWrite, done: Done): void {
+  #begin(write: LogWrite): void {
     const refusal = this.#refusal(write)
-    if (refusal !== undefined) return this.#scheduler.soon(() => done(refusal))
+    if (refusal !== undefined) return this.#refuse(refusal)
     const bytes = encodeTurn(write)
     const isOfSnapshot = write.reset !== undefined || write.isInstalled === true
-    if (isOfSnapshot || this.#journal.isLarge(bytes.length)) {
-      return this.#whenSettled(() => this.#writeHome(write, done))
-    }
-    if (this.#journal.fits(bytes.length, write.entries.length === 0)) {
-      return this.#append(write, bytes, done)
-    }
-    this.#whenSettled(() => this.#makeWay(write, bytes, done))
+    if (isOfSnapshot || this.#journal.isLarge(bytes.length)) this.#writeHome(write)
+    else if (this.#journal.fits(bytes.length, write.entries.length === 0)) this.#append(bytes)
+    else this.#makeWay(bytes)
+  }
+
+  #refuse(refusal: FndError): void {
+    this.#scheduler.soon(() => this.#written(refusal))
   }
 
   #refusal({ entries, reset }: LogWrite): FndError | undefined {
@@ -237,29 +245,34 @@ export class JournaledLog implements LogStore {
     return undefined
   }
 
-  #append(write: LogWrite, bytes: Uint8Array, done: Done): void {
-    this.#journal.append(bytes, cause => {
-      if (cause !== undefined) {
-        // After a failed flush a later one may falsely succeed.
-        this.#state = 'failed'
-        return done(new FndError('store-failed', { cause }))
-      }
-      this.#keep(write)
-      done(undefined)
-    })
+  /** Of the write under way. */
+  #append(bytes: Uint8Array): void {
+    this.#journal.append(bytes, this.#appended)
+  }
+
+  readonly #appended = (cause: Error | undefined): void => {
+    if (cause !== undefined) {
+      // After a failed flush a later one may falsely succeed.
+      this.#state = 'failed'
+      return this.#written(new FndError('store-failed', { cause }))
+    }
+    if (this.#underWay !== undefined) this.#keep(this.#underWay.write)
+    this.#written(undefined)
   }
 
   /** The file in use has no room for it. */
-  #makeWay(write: LogWrite, bytes: Uint8Array, done: Done): void {
-    if (this.#journal.canTurn) {
-      this.#settle(() => undefined)
-      this.#journal.turn()
-      return this.#append(write, bytes, done)
-    }
-    // What did not find its way home before goes with what was written since.
-    this.#settle(error => {
-      if (error === undefined) this.#append(write, bytes, done)
-      else done(error)
+  #makeWay(bytes: Uint8Array): void {
+    this.#whenSettled(() => {
+      if (this.#journal.canTurn) {
+        this.#settle(() => undefined)
+        this.#journal.turn()
+        return this.#append(bytes)
+      }
+      // What did not find its way home before goes with what was written since.
+      this.#settle(error => {
+        if (error === undefined) this.#append(bytes)
+        else this.#written(error)
+      })
     })
   }
 
@@ -290,18 +303,20 @@ export class JournaledLog implements LogStore {
   }
 
   /** With all that was written before. */
-  #writeHome(write: LogWrite, done: Done): void {
-    const first = write.reset === undefined ? (write.entries[0]?.index ?? Infinity) : 0
-    const before = this.#tail.filter(({ index }) => index < first)
-    const { number } = this.#journal
-    this.#home({ ...write, entries: [...before, ...write.entries] }, number, error => {
-      if (error === undefined) {
-        this.#hardState = write.hardState
-        this.#dropThrough = write.dropThrough
-        this.#tail = []
-        this.#tailFirst = this.#tree.lastIndex + 1
-      }
-      done(error)
+  #writeHome(write: LogWrite): void {
+    this.#whenSettled(() => {
+      const first = write.reset === undefined ? (write.entries[0]?.index ?? Infinity) : 0
+      const before = this.#tail.filter(({ index }) => index < first)
+      const { number } = this.#journal
+      this.#home({ ...write, entries: [...before, ...write.entries] }, number, error => {
+        if (error === undefined) {
+          this.#hardState = write.hardState
+          this.#dropThrough = write.dropThrough
+          this.#tail = []
+          this.#tailFirst = this.#tree.lastIndex + 1
+        }
+        this.#written(error)
+      })
     })
   }
 
@@ -324,7 +339,7 @@ export class JournaledLog implements LogStore {
     this.#hardState = hardState
     // Only from here on: what may leave is committed by this hard state, not by the one before.
     this.#dropThrough = dropThrough
-    const [first] = entries
+    const first = entries[0]
     if (first === undefined) return
     this.#writtenFrom = Math.min(this.#writtenFrom, first.index)
     this.#tail.length = Math.max(0, first.index - this.#tailFirst)

@@ -24,7 +24,7 @@ export async function* framesOf(
       if (bytesRead === 0) return
       const view = new DataView(frame.buffer)
       view.setUint32(0, bytesRead, true)
-      view.setUint32(4, crc32c(frame.subarray(headerBytes, headerBytes + bytesRead)), true)
+      view.setUint32(4, crc32c(frame, headerBytes, headerBytes + bytesRead), true)
       yield frame.subarray(0, headerBytes + bytesRead)
       offset += bytesRead
     }

@@ -13,6 +13,7 @@ import {
   scanJournal,
   sectorBytes,
   sectorCount,
+  sectorRoom,
 } from '../../src/store/journal-sectors.ts'
 import { seeded } from '../seed.ts'
 
@@ -36,10 +37,8 @@ class Disk {
     if (this.#at + count > fileSectors) this.#turn()
     const number = ++this.#number
     const write = { number, bytes: contents(number, length) }
-    const sectors = encodeSectors(
-      write,
-      new Uint8Array(sectorCount(write.bytes.length) * sectorBytes),
-    )
+    const room = new Uint8Array(sectorCount(write.bytes.length) * sectorBytes)
+    const sectors = encodeSectors(write, sectorRoom(room))
     for (let sector = 0; sector < count; sector++) {
       if (reached?.(sector) === false) continue
       const part = sectors.subarray(sector * sectorBytes, (sector + 1) * sectorBytes)

@@ -14,7 +14,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { open } from 'lmdb'
 import { StartError } from '../../src/errors.ts'
-import { encodeSectors, sectorBytes } from '../../src/store/journal-sectors.ts'
+import { encodeSectors, sectorBytes, sectorRoom } from '../../src/store/journal-sectors.ts'
 import {
   baseRecord,
   decodeRecord,
@@ -42,7 +42,8 @@ import {
 
 /** What the journal's write of this number is on the disk. */
 function sectorsOf(number: number, turn: Segment): Uint8Array {
-  return encodeSectors({ number, bytes: encodeTurn(turn) }, new Uint8Array(64 * 1024))
+  const room = sectorRoom(new Uint8Array(64 * 1024))
+  return encodeSectors({ number, bytes: encodeTurn(turn) }, room)
 }
 
 const fixture = (name: string) => join(import.meta.dir, 'fixtures', `${name}.ts`)
