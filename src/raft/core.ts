@@ -254,10 +254,15 @@ export class RaftCore {
    * Drains what may leave before anything is persisted, at any time, also between `ready` and
    * `advance`, so that heartbeats and appends never wait for the disk.
    */
-  takeMessages(): Message[] {
+  takeMessages(): readonly Message[] {
     this.#sendReads()
+    return this.#drainMessages()
+  }
+
+  #drainMessages(): readonly Message[] {
     const { messages } = this.#state
-    if (messages.length > 0) this.#state.messages = []
+    if (messages.length === 0) return none
+    this.#state.messages = []
     return messages
   }
 
@@ -330,7 +335,7 @@ export class RaftCore {
       entries,
       snapshot,
       committed: log.committed(state.config.committedBytesMax),
-      messages: state.messages,
+      messages: this.#drainMessages(),
       answers,
       reads: state.reads.takeDone(),
       mustSync: entries.length > 0 || hard.term !== before.term || hard.vote !== before.vote,
@@ -338,7 +343,6 @@ export class RaftCore {
     this.#outstanding = { ready, toOneself, committed: ready.committed }
     this.#hard = hard
     if (ready.soft !== undefined) this.#soft = ready.soft
-    if (state.messages.length > 0) state.messages = []
     return ready
   }
 

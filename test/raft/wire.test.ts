@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'bun:test'
 import fc from 'fast-check'
+import { desk } from '../../src/raft/desk.ts'
 import type { Entry, Message, MessageType } from '../../src/raft/types.ts'
 import {
   batchBytesMax,
@@ -16,11 +17,16 @@ const types: MessageType[] = [
   ...(['MsgPreVoteResp', 'MsgSnap', 'MsgHeartbeat', 'MsgHeartbeatResp'] as const),
   ...(['MsgTransferLeader', 'MsgTimeoutNow', 'MsgReadIndex', 'MsgReadIndexResp'] as const),
 ]
+const short = fc.uint8Array({ maxLength: 300 }).map(bytes => new Uint8Array(bytes))
+/** Around the bound of what takes shape in memory that all small batches share, and above. */
+const long = fc
+  .tuple(fc.integer({ min: desk.length - 200, max: desk.length + 200 }), fc.nat(255))
+  .map(([length, value]) => new Uint8Array(length).fill(value))
 const entry: fc.Arbitrary<Entry> = fc.record({
   index: number,
   term: number,
   kind: fc.constantFrom('normal', 'conf', 'conf-v2'),
-  bytes: fc.uint8Array({ maxLength: 300 }).map(bytes => new Uint8Array(bytes)),
+  bytes: fc.oneof({ weight: 9, arbitrary: short }, { weight: 1, arbitrary: long }),
 })
 const ids = fc.array(number, { maxLength: 4 })
 const confState = fc.record({
@@ -89,6 +95,20 @@ describe('batches of messages', () => {
     const decoded = decodeMessages(batch)
     batch.fill(0)
     expect(decoded.ok && decoded.messages[0]?.entries[0]?.bytes).toEqual(bytes)
+  })
+
+  test('share no memory with those before them', () => {
+    fc.assert(
+      fc.property(fc.array(message), fc.array(message), (first, second) => {
+        const bytes = encodeMessages(first)
+        const before = bytes.slice()
+        const decoded = decodeMessages(bytes)
+        decodeMessages(encodeMessages(second))
+        expect(bytes).toEqual(before)
+        expect(decoded).toEqual({ ok: true, messages: first })
+      }),
+      seeded(),
+    )
   })
 
   test('are cut at their bound, but hold at least one message', () => {
