@@ -212,8 +212,10 @@ class Reader {
     this.#end = bytes.length
     const isSmall = this.#end <= desk.length
     if (isSmall) desk.set(bytes)
-    this.#bytes = isSmall ? desk : bytes
-    this.#view = isSmall ? deskView : new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+    // What came may be a `Buffer`, whose `slice` would be no copy.
+    const { buffer, byteOffset, length } = bytes
+    this.#bytes = isSmall ? desk : new Uint8Array(buffer, byteOffset, length)
+    this.#view = isSmall ? deskView : new DataView(buffer, byteOffset, length)
   }
 
   get isAtEnd(): boolean {

@@ -88,10 +88,11 @@ describe('batches of messages', () => {
     })
   })
 
-  test('entries share no memory with the batch', () => {
-    const bytes = new Uint8Array([1, 2, 3])
+  test.each([3, desk.length])('entries of %d bytes share no memory with the batch', length => {
+    const bytes = new Uint8Array(length).fill(7)
     const sent = { ...heartbeat, entries: [{ index: 1, term: 1, kind: 'normal' as const, bytes }] }
-    const batch = encodeMessages([sent])
+    // As from a socket.
+    const batch = Buffer.from(encodeMessages([sent]))
     const decoded = decodeMessages(batch)
     batch.fill(0)
     expect(decoded.ok && decoded.messages[0]?.entries[0]?.bytes).toEqual(bytes)
